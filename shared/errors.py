@@ -1,0 +1,57 @@
+"""Every error that MMSC raises on purpose.
+
+```
+MmscError
+├── InvalidInputError      the caller sent something unusable; `field` names it
+│   └── BudgetTooSmallError  the budget cannot hold even the stream header
+├── PacketError            bytes from the channel that are no packet of ours (dropped, counted)
+├── StreamError            a transmission that cannot be decoded (header lost, forged or foreign)
+├── WeightsError           a weights file that is absent, foreign or damaged
+├── UnavailableError       a service on the path does not answer
+└── DeadlineError          the deadline passed before the work was done
+```
+
+The services turn each into one gRPC status (`shared.rpc_errors`), the command line into one line and exit code 2.
+"""
+
+
+class MmscError(Exception):
+    """Root of the tree: anything that MMSC raises on purpose."""
+
+
+class InvalidInputError(MmscError):
+    """The caller sent something unusable.
+
+    Args:
+        field: name of the request field, as in the .proto file.
+        description: what is wrong with it, in words for a person.
+    """
+
+    def __init__(self, field: str, description: str) -> None:
+        super().__init__(f"{field}: {description}")
+        self.field = field
+        self.description = description
+
+
+class BudgetTooSmallError(InvalidInputError):
+    """The budget cannot hold the stream header, so that nothing at all could be shown."""
+
+
+class PacketError(MmscError):
+    """Bytes from the channel that are not an intact packet."""
+
+
+class StreamError(MmscError):
+    """A transmission that cannot be decoded: its header is lost, forged, or of another codec or weights."""
+
+
+class WeightsError(MmscError):
+    """A weights file that is absent, of another kind, or damaged."""
+
+
+class UnavailableError(MmscError):
+    """A service on the path does not answer."""
+
+
+class DeadlineError(MmscError):
+    """The deadline passed before the work was done."""
