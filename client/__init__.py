@@ -1,0 +1,1 @@
+"""The Python client, the `mmsc` command line and its figures."""

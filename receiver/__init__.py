@@ -1,0 +1,1 @@
+"""From the bytes that came through the channel to a picture."""

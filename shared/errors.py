@@ -11,7 +11,8 @@ MmscError
 └── DeadlineError          the deadline passed before the work was done
 ```
 
-The services turn each into one gRPC status (`shared.rpc_errors`), the command line into one line and exit code 2.
+The services turn each into one gRPC status (`shared.rpc_errors`), the command line into one line and exit
+code 2.
 """
 
 

@@ -1,4 +1,4 @@
-"""The paper's ladder of levels: how many bytes an 8x8 RGB patch may take (section III of arXiv 2512.15691)."""
+"""The paper's ladder of levels: the bytes an 8x8 RGB patch may take (arXiv 2512.15691, section III)."""
 
 from typing import Final
 

@@ -1,0 +1,1 @@
+"""Relevance, allocation, coding and packets: from a picture and a query to bytes on the channel."""

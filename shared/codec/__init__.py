@@ -1,0 +1,1 @@
+"""The patch codec: encoders and decoders of the levels."""

@@ -31,5 +31,5 @@ class PatchCodec(Protocol):
         ...
 
     def decode(self, level: int, payload: UInt8Array) -> UInt8Array:
-        """Decodes (n, LEVEL_BYTES[level]) bytes of one level >= 1 to (n, 8, 8, 3) RGB; never raises on content."""
+        """Decodes (n, LEVEL_BYTES[level]) bytes of a level >= 1 to (n, 8, 8, 3) RGB, whatever the bytes."""
         ...

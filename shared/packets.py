@@ -1,0 +1,191 @@
+"""The bytes on the channel: packets, and the stream header that opens a transmission.
+
+```
+packet    kind:u8  transmission:u32  position:u24  crc32:u32 │ body            (12 bytes + body, big endian)
+          HEADER   position = offset of the body within the header section
+          PATCHES  position = ordinal of the first patch in sending order; the body holds whole patches
+          REPORT   position = 0; the receiver's answer
+
+section   codec:u8  weights:4  width:u16  height:u16  sketch:u8  map:u24  table:u8 │ sketch │ level map
+```
+
+Sending order is by level, highest first, and raster order within a level: it follows from the level map, so
+that no byte is spent on patch positions, and any prefix of the stream decodes. The CRC covers the rest of the
+packet. Every byte of a packet counts against the budget.
+"""
+
+import struct
+import zlib
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final
+
+import numpy as np
+
+from shared.arrays import Int64Array, UInt8Array
+from shared.errors import InvalidInputError, PacketError, StreamError
+from shared.levels import LEVEL_BYTES
+from shared.patches import PatchGrid
+
+_VERSION: Final = 0x10
+_PACKET: Final = struct.Struct(">BIBHI")
+_SECTION: Final = struct.Struct(">B4sHHBBHB")
+
+PACKET_HEADER_BYTES: Final = _PACKET.size
+"""Bytes of each packet before its body."""
+
+SECTION_HEADER_BYTES: Final = _SECTION.size
+"""Bytes of the header section before the sketch."""
+
+MIN_PACKET_BYTES: Final = 256
+"""Smallest allowed limit on a packet: a raw patch must fit."""
+
+MAX_PACKET_BYTES: Final = 65_000
+"""Largest allowed limit on a packet."""
+
+DEFAULT_PACKET_BYTES: Final = 1_200
+"""Fits an Ethernet frame with room for tunnels."""
+
+LADDER_CODEC: Final = 1
+"""Codec number of the paper's ladder, version 1."""
+
+
+class PacketKind(IntEnum):
+    """What a packet's body is."""
+
+    HEADER = 0
+    PATCHES = 1
+    REPORT = 2
+
+
+@dataclass(frozen=True)
+class Packet:
+    """One packet as it crosses the channel."""
+
+    kind: PacketKind
+    transmission_id: int
+    """0 to 2**32 - 1."""
+    position: int
+    """0 to 2**24 - 1; see the module's picture."""
+    body: bytes
+
+    def to_bytes(self) -> bytes:
+        """The packet on the wire."""
+        fields = (_VERSION | self.kind, self.transmission_id, self.position >> 16, self.position & 0xFFFF)
+        crc = zlib.crc32(self.body, zlib.crc32(_PACKET.pack(*fields, 0)))
+        return _PACKET.pack(*fields, crc) + self.body
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "Packet":
+        """Reads a packet.
+
+        Raises:
+            PacketError: the bytes are no intact packet of this version.
+        """
+        if not PACKET_HEADER_BYTES <= len(data) <= MAX_PACKET_BYTES:
+            raise PacketError(f"{len(data)} bytes are no packet")
+        first, transmission_id, high, low, crc = _PACKET.unpack_from(data)
+        body = data[PACKET_HEADER_BYTES:]
+        if zlib.crc32(body, zlib.crc32(_PACKET.pack(first, transmission_id, high, low, 0))) != crc:
+            raise PacketError("checksum does not match")
+        if first & 0xF0 != _VERSION or first & 0x0F not in tuple(PacketKind):
+            raise PacketError(f"unknown packet version or kind {first:#04x}")
+        return cls(PacketKind(first & 0x0F), transmission_id, (high << 16) | low, body)
+
+
+@dataclass(frozen=True)
+class StreamHeader:
+    """What the receiver must know before the first patch."""
+
+    codec: int
+    """Number of the codec and its version."""
+    weights_hash: bytes
+    """4 bytes: the start of the SHA-256 of the codec's weights."""
+    grid: PatchGrid
+    sketch: bytes
+    """Coarse colours of the whole picture (`shared.sketch`), at most 255 bytes."""
+    level_map: bytes
+    """The coded level map (`shared.level_map`), less than 2**24 bytes."""
+    level_map_table: int
+    """Which of the trained tables the level map is coded with, 0 to 255."""
+
+    def to_bytes(self) -> bytes:
+        """The header section."""
+        size = len(self.level_map)
+        fixed = (self.codec, self.weights_hash, self.grid.width, self.grid.height, len(self.sketch))
+        head = _SECTION.pack(*fixed, size >> 16, size & 0xFFFF, self.level_map_table)
+        return head + self.sketch + self.level_map
+
+    @classmethod
+    def from_bytes(cls, section: bytes) -> "StreamHeader":
+        """Reads a whole header section.
+
+        Raises:
+            StreamError: the section is truncated or describes an impossible picture.
+        """
+        total = section_bytes(section)
+        if len(section) != total:
+            raise StreamError(f"header section has {len(section)} bytes where {total} are announced")
+        codec, weights, width, height, sketch, high, low, table = _SECTION.unpack_from(section)
+        try:
+            grid = PatchGrid(width, height)
+        except InvalidInputError as error:
+            raise StreamError(f"header describes an impossible picture: {error.description}") from error
+        map_start = SECTION_HEADER_BYTES + sketch
+        if (high << 16) | low > grid.count + 64:
+            raise StreamError("header announces a level map larger than any picture of this size has")
+        return cls(codec, weights, grid, section[SECTION_HEADER_BYTES:map_start], section[map_start:], table)
+
+
+def section_bytes(start: bytes) -> int:
+    """Size of the whole header section, from its first SECTION_HEADER_BYTES.
+
+    Raises:
+        StreamError: fewer bytes than that were given.
+    """
+    if len(start) < SECTION_HEADER_BYTES:
+        raise StreamError("header section is truncated")
+    *_, sketch, high, low, _table = _SECTION.unpack_from(start)
+    return SECTION_HEADER_BYTES + int(sketch) + ((int(high) << 16) | int(low))
+
+
+def sending_order(levels: UInt8Array) -> Int64Array:
+    """Patch numbers in the order of sending: by level, highest first, raster order within a level.
+
+    Args:
+        levels: (patches,) level of each patch; skipped ones are left out.
+    """
+    order = np.argsort(-levels.astype(np.int16), kind="stable")
+    return order[: np.count_nonzero(levels)]
+
+
+def packet_runs(level_counts: Int64Array, packet_bytes: int) -> list[int]:
+    """Patches in each PATCHES packet, every packet filled as far as whole patches go.
+
+    Args:
+        level_counts: (levels,) patches at each level.
+        packet_bytes: largest packet, its header included.
+    """
+    capacity = packet_bytes - PACKET_HEADER_BYTES
+    runs: list[int] = []
+    room = 0
+    for level in range(len(LEVEL_BYTES) - 1, 0, -1):
+        size, left = LEVEL_BYTES[level], int(level_counts[level])
+        taken = min(left, room // size) if runs else 0
+        if taken:
+            runs[-1] += taken
+            room -= taken * size
+            left -= taken
+        full, last = divmod(left, capacity // size)
+        runs += [capacity // size] * full + ([last] if last else [])
+        if full or last:
+            room = capacity - (last or capacity // size) * size
+    return runs
+
+
+def stream_bytes(header_section_bytes: int, level_counts: Int64Array, packet_bytes: int) -> int:
+    """Every byte that a plan puts on the channel: packet headers, header section and patches."""
+    body = packet_bytes - PACKET_HEADER_BYTES
+    packets = -(-header_section_bytes // body) + len(packet_runs(level_counts, packet_bytes))
+    content = int(np.dot(level_counts, np.asarray(LEVEL_BYTES)))
+    return header_section_bytes + content + packets * PACKET_HEADER_BYTES

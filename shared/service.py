@@ -1,0 +1,123 @@
+"""The life of a service process: listen, be healthy, drain at SIGTERM.
+
+```
+python -m receiver ──► serve() ── health, reflection, metrics, RPC boundary
+                          │
+                          ├── prints one JSON line when it is ready
+                          └── SIGTERM / SIGINT: NOT_SERVING ─► drain for grace_s ─► exit 0
+```
+"""
+
+import asyncio
+import json
+import signal
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from prometheus_client import CollectorRegistry
+
+from shared.errors import InvalidInputError
+from shared.telemetry import RpcBoundary, serve_metrics
+
+# Without these a sender runs megabytes ahead of a slow reader, and a throttled hop goes unnoticed.
+LINK_OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", 16_384),
+)
+"""Channel options of both ends of a hop that packets cross."""
+
+MAX_UPLOAD_BYTES = 32 * 1024 * 1024
+"""Largest picture that may be uploaded, encoded."""
+
+MAX_PICTURE_MESSAGE_BYTES = 64 * 1024 * 1024
+"""Largest message that holds a lossless picture of 16 megapixels."""
+
+
+@dataclass(frozen=True)
+class ServiceConfig:
+    """What every service is told when it starts."""
+
+    listen: str
+    """HOST:PORT of the gRPC server; port 0 picks a free one."""
+
+    metrics_listen: str = ""
+    """HOST:PORT of the Prometheus page; empty serves none."""
+
+    grace_s: float = 5.0
+    """Seconds that running RPCs may take to end after SIGTERM."""
+
+    max_concurrent_rpcs: int = 64
+    """RPCs at once; the excess is refused with RESOURCE_EXHAUSTED."""
+
+
+Register = Callable[[grpc.aio.Server, CollectorRegistry], AbstractAsyncContextManager[Sequence[str]]]
+"""Adds a servicer to the server while the context lasts; gives the full names of its gRPC services."""
+
+
+@asynccontextmanager
+async def running(
+    config: ServiceConfig,
+    registry: CollectorRegistry,
+    register: Register,
+    options: Sequence[tuple[str, int]] = (),
+) -> AsyncIterator[str]:
+    """Runs a service while the context lasts, and drains it at the end.
+
+    Args:
+        config: where to listen and for how long to drain.
+        registry: holds the service's metrics.
+        register: adds the servicers.
+        options: further gRPC server options.
+
+    Yields:
+        The HOST:PORT that it listens on.
+
+    Raises:
+        InvalidInputError: the address cannot be listened on.
+    """
+    all_options = (*options, ("grpc.so_reuseport", 0))
+    server = grpc.aio.server(
+        interceptors=[RpcBoundary(registry)],
+        options=all_options,
+        maximum_concurrent_rpcs=config.max_concurrent_rpcs,
+    )
+    async with register(server, registry) as services:
+        health_servicer = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
+        names = (*services, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, server)
+        address = _bind(server, config.listen)
+        stop_metrics = serve_metrics(config.metrics_listen, registry) if config.metrics_listen else None
+        await server.start()
+        for service in ("", *services):
+            await health_servicer.set(service, health_pb2.HealthCheckResponse.SERVING)
+        try:
+            yield address
+        finally:
+            await health_servicer.enter_graceful_shutdown()
+            await server.stop(config.grace_s)
+            if stop_metrics is not None:
+                stop_metrics()
+
+
+def _bind(server: grpc.aio.Server, listen: str) -> str:
+    host, _, _port = listen.rpartition(":")
+    try:
+        return f"{host}:{server.add_insecure_port(listen)}"
+    except RuntimeError as error:
+        raise InvalidInputError("listen", f"cannot listen on {listen!r}") from error
+
+
+async def serve_until_signal(context: AbstractAsyncContextManager[str], name: str) -> None:
+    """Runs a service until SIGTERM or SIGINT, printing one JSON line when it is ready."""
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    async with context as address:
+        print(json.dumps({"service": name, "listen": address}), flush=True)
+        await stopped.wait()
