@@ -1,0 +1,169 @@
+"""One run from the picture file to the measured result, as the command line and the demo both do it."""
+
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from google.protobuf.json_format import MessageToDict
+from PIL import Image
+
+from client.api import Budget, Client, OnEvent, Options, Reconstruction, Transmission
+from client.quality import Quality, measure
+from client.requests import DEFAULT_PERCENT_OF_RAW
+from shared.arrays import Float32Array, UInt8Array
+from shared.patches import PATCH_SIZE
+from shared.pictures import png_bytes, read_picture
+
+LEVEL_COLOURS = ("#20203a", "#3b528b", "#21918c", "#5ec962", "#fde725")
+"""Colours of the levels 0 to 4 in every picture of a level map."""
+
+LOST_COLOUR = "#e0314b"
+"""Colour of a patch that was sent and did not arrive."""
+
+_LOST = len(LEVEL_COLOURS)
+_BASE_PATIENCE_S = 60.0
+_PATIENCE_FACTOR = 4.0
+
+
+@dataclass(frozen=True)
+class Run:
+    """What was asked, what came back, and how good it is."""
+
+    name: str
+    """The picture's name for people."""
+    query: str
+    original: UInt8Array
+    """(height, width, 3) RGB, upright."""
+    transmission: Transmission
+    reconstruction: Reconstruction
+    picture: UInt8Array | None
+    """(height, width, 3) RGB; None where nothing can be shown."""
+    relevance: Float32Array
+    """(height, width), 0 to 1."""
+    levels: UInt8Array
+    """(rows, columns) of the patch grid: level 0 to 4 as planned, 5 for what was sent and did not arrive."""
+    quality: Quality | None
+    """None where nothing can be shown."""
+
+
+def carry_out(
+    client: Client, name: str, image: bytes, query: str, budget: Budget, options: Options, on_event: OnEvent
+) -> Run:
+    """Sends a picture, fetches what the receiver made of it, and measures that.
+
+    Args:
+        client: connected to the three services.
+        name: the picture's name for people.
+        image: an encoded picture.
+        query: free text.
+        budget: bytes that may cross the channel.
+        options: allocation, packets, extractor; the maps are needed and must be asked for.
+        on_event: told each event.
+
+    Raises:
+        MmscError: as `Client.transmit`.
+    """
+    original = read_picture(image)
+    patience_s = _patience_s(budget, original.nbytes, client.link().settings.rate_bps)
+    sent = client.transmit(image, query, budget, options, on_event=on_event, timeout_s=patience_s)
+    received = client.reconstruction(sent.transmission_id)
+    picture = read_picture(received.image_png, "reconstruction") if received.image_png else None
+    relevance = _grey(sent.relevance.relevance_png).astype(np.float32) / 255
+    levels = _with_losses(_grey(sent.plan.level_map_png), received)
+    quality = None if picture is None else measure(original, picture, relevance)
+    return Run(name, query, original, sent, received, picture, relevance, levels, quality)
+
+
+def to_json(run: Run) -> dict[str, Any]:
+    """The run as plain values: bytes, seconds, levels and quality; infinite decibels are null."""
+    sent, plan, delivered = run.transmission, run.transmission.plan, run.transmission.delivered
+    absent = {"psnr_db": None, "exact": False, "masked_psnr_db": None, "masked_exact": False}
+    return {
+        "image": run.name,
+        "query": run.query,
+        "transmission_id": sent.transmission_id,
+        "outcome": sent.outcome,
+        "extractor": sent.relevance.extractor,
+        "present": sent.relevance.present,
+        "mean_relevance": sent.relevance.mean_relevance,
+        "width": plan.width,
+        "height": plan.height,
+        "raw_bytes": run.original.nbytes,
+        "budget_bytes": plan.budget_bytes,
+        "wire_bytes": plan.wire_bytes,
+        "received_bytes": delivered.received_bytes,
+        "packets": plan.packets,
+        "level_map_bytes": plan.level_map_bytes,
+        "levels": [_plain(count) for count in plan.levels],
+        "sent_patches": delivered.sent_patches,
+        "received_patches": delivered.received_patches,
+        "elapsed_s": delivered.elapsed_s,
+        "stages_s": _plain(delivered.stages),
+        "link": link_to_json(delivered.link.settings),
+        **(absent if run.quality is None else run.quality.to_json()),
+    }
+
+
+def link_to_json(settings: Any) -> dict[str, Any]:
+    """The link's settings as plain values."""
+    return {**_plain(settings), "queue_bytes": settings.queue_bytes, "seed": settings.seed}
+
+
+def write_pictures(run: Run, directory: Path) -> dict[str, str]:
+    """Writes original.png, relevance.png, levels.png and, where there is one, reconstruction.png.
+
+    Returns:
+        The paths by name.
+    """
+    contents = {
+        "original": png_bytes(run.original),
+        "relevance": run.transmission.relevance.relevance_png,
+        "levels": png_bytes(paint_levels(run)),
+        "reconstruction": run.reconstruction.image_png,
+    }
+    paths = {name: directory / f"{name}.png" for name, data in contents.items() if data}
+    for name, path in paths.items():
+        path.write_bytes(contents[name])
+    return {name: str(path) for name, path in paths.items()}
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a value as indented JSON."""
+    path.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def paint_levels(run: Run) -> UInt8Array:
+    """The level map in colours, (height, width, 3) of the picture's own size."""
+    colours = (*LEVEL_COLOURS, LOST_COLOUR)
+    palette = np.array([list(bytes.fromhex(colour[1:])) for colour in colours], np.uint8)
+    enlarged = run.levels.repeat(PATCH_SIZE, axis=0).repeat(PATCH_SIZE, axis=1)
+    height, width = run.original.shape[:2]
+    painted: UInt8Array = palette[enlarged[:height, :width]]
+    return painted
+
+
+def _patience_s(budget: Budget, raw_bytes: int, rate_bps: float) -> float:
+    """How long to wait for a transmission: a slow link is no failure, a stuck one is."""
+    percent = budget.percent_of_raw or DEFAULT_PERCENT_OF_RAW
+    size_bytes = budget.wire_bytes or percent / 100 * raw_bytes
+    on_link_s = budget.deadline_s or 8 * size_bytes / max(rate_bps, 1.0)
+    return _BASE_PATIENCE_S + _PATIENCE_FACTOR * on_link_s
+
+
+def _grey(png: bytes) -> UInt8Array:
+    with Image.open(io.BytesIO(png)) as image:
+        return np.array(image.convert("L"))
+
+
+def _with_losses(planned: UInt8Array, received: Reconstruction) -> UInt8Array:
+    arrived = _grey(received.level_map_png) if received.level_map_png else np.zeros_like(planned)
+    lost = (planned > 0) & (arrived == 0)
+    return np.where(lost, _LOST, planned).astype(np.uint8)
+
+
+def _plain(message: Any) -> dict[str, Any]:
+    """Numbers as numbers: protobuf's own JSON would write 64-bit integers as text."""
+    return MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
