@@ -4,6 +4,7 @@
 MmscError
 ├── InvalidInputError      the caller sent something unusable; `field` names it
 │   └── BudgetTooSmallError  the budget cannot hold even the stream header
+├── NotFoundError          what the caller asked for is unknown or forgotten
 ├── PacketError            bytes from the channel that are no packet of ours (dropped, counted)
 ├── StreamError            a transmission that cannot be decoded (header lost, forged or foreign)
 ├── WeightsError           a weights file that is absent, foreign or damaged
@@ -36,6 +37,10 @@ class InvalidInputError(MmscError):
 
 class BudgetTooSmallError(InvalidInputError):
     """The budget cannot hold the stream header, so that nothing at all could be shown."""
+
+
+class NotFoundError(MmscError):
+    """What the caller asked for is unknown, or was forgotten since."""
 
 
 class PacketError(MmscError):

@@ -10,6 +10,7 @@ from shared.errors import (
     DeadlineError,
     InvalidInputError,
     MmscError,
+    NotFoundError,
     PacketError,
     StreamError,
     UnavailableError,
@@ -18,6 +19,7 @@ from shared.errors import (
 
 _CODES: tuple[tuple[type[MmscError], grpc.StatusCode], ...] = (
     (InvalidInputError, grpc.StatusCode.INVALID_ARGUMENT),
+    (NotFoundError, grpc.StatusCode.NOT_FOUND),
     (PacketError, grpc.StatusCode.DATA_LOSS),
     (StreamError, grpc.StatusCode.DATA_LOSS),
     (WeightsError, grpc.StatusCode.FAILED_PRECONDITION),

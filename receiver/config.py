@@ -1,0 +1,25 @@
+"""What the receiver is told when it starts."""
+
+from dataclasses import dataclass
+
+from shared.service import ServiceConfig
+
+
+@dataclass(frozen=True)
+class ReceiverConfig(ServiceConfig):
+    """Settings of the receiver."""
+
+    listen: str = "127.0.0.1:50053"
+    """HOST:PORT of the gRPC server; port 0 picks a free one."""
+
+    max_transmissions: int = 64
+    """Transmissions that are remembered, at least 1."""
+
+    max_stored_bytes: int = 256 * 1024 * 1024
+    """Memory for the transmissions and their encoded pictures."""
+
+    idle_s: float = 60.0
+    """Seconds of silence after which a transmission counts as ended, above 0."""
+
+    threads: int = 0
+    """Threads of one reconstruction; 0 means one per core."""

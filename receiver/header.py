@@ -1,0 +1,87 @@
+"""Gathers the header section of a transmission from fragments that come in any order, twice, or forged."""
+
+from typing import Final
+
+import numpy as np
+
+from shared.arrays import BoolArray, UInt8Array
+from shared.errors import PacketError, StreamError
+from shared.packets import SECTION_HEADER_BYTES, section_bytes
+from shared.patches import MAX_PIXELS, MAX_SIDE, PATCH_SIZE
+from shared.sketch import MAX_SKETCH_BYTES
+
+# Padding adds at most 7 pixels to each side, and a level map takes at most a byte per patch and 64 more.
+_MAX_PATCHES: Final = (MAX_PIXELS + 14 * MAX_SIDE + 49) // PATCH_SIZE**2
+
+MAX_SECTION_BYTES: Final = SECTION_HEADER_BYTES + MAX_SKETCH_BYTES + _MAX_PATCHES + 64
+"""No header section of a legal picture is larger."""
+
+
+class HeaderSection:
+    """The bytes of the section that have arrived so far; the first to arrive at a place stay."""
+
+    def __init__(self) -> None:
+        self._bytes: UInt8Array = np.zeros(0, np.uint8)
+        self._arrived: BoolArray = np.zeros(0, np.bool_)
+
+    @property
+    def stored_bytes(self) -> int:
+        """Memory that the section takes."""
+        return self._bytes.nbytes + self._arrived.nbytes
+
+    def add(self, position: int, body: bytes) -> bool:
+        """Adds a fragment.
+
+        Args:
+            position: offset of the fragment within the section.
+            body: the fragment.
+
+        Returns:
+            False if all of it had arrived before.
+
+        Raises:
+            PacketError: it is empty, out of any legal section, or contradicts what arrived before it.
+        """
+        end = position + len(body)
+        if not body or end > min(self._announced(), MAX_SECTION_BYTES):
+            raise PacketError("fragment lies outside the header section")
+        self._grow(end)
+        place, fragment = slice(position, end), np.frombuffer(body, np.uint8)
+        known = self._arrived[place]
+        if (known & (self._bytes[place] != fragment)).any():
+            raise PacketError("fragment contradicts an earlier one")
+        fresh = not known.all()
+        self._bytes[place] = fragment
+        self._arrived[place] = True
+        return fresh
+
+    def whole(self) -> bytes | None:
+        """The section if every byte of it has arrived.
+
+        Raises:
+            StreamError: it announces a size that no legal picture needs.
+        """
+        total = self._announced()
+        if total > MAX_SECTION_BYTES:
+            if self._starts():
+                raise StreamError(f"header announces a section of {total} bytes")
+            return None
+        if len(self._arrived) < total or not self._arrived[:total].all():
+            return None
+        return self._bytes[:total].tobytes()
+
+    def _starts(self) -> bool:
+        start = self._arrived[:SECTION_HEADER_BYTES]
+        return len(start) == SECTION_HEADER_BYTES and bool(start.all())
+
+    def _announced(self) -> int:
+        """Size of the section; beyond all bounds while its start has not arrived."""
+        if not self._starts():
+            return MAX_SECTION_BYTES + 1
+        return section_bytes(self._bytes[:SECTION_HEADER_BYTES].tobytes())
+
+    def _grow(self, size: int) -> None:
+        more = size - len(self._bytes)
+        if more > 0:
+            self._bytes = np.concatenate([self._bytes, np.zeros(more, np.uint8)])
+            self._arrived = np.concatenate([self._arrived, np.zeros(more, np.bool_)])

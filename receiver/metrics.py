@@ -1,0 +1,91 @@
+"""The receiver's own Prometheus series."""
+
+from itertools import pairwise
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from receiver.assembly import Assembly
+from receiver.store import Entry
+from shared.levels import LEVEL_BYTES, SKIPPED
+from shared.reports import ReportOutcome
+from shared.telemetry import LATENCY_BUCKETS_S
+
+PACKET_OUTCOMES: Final = ("accepted", "duplicate", "corrupt", "foreign", "refused")
+"""Refused: intact and ours, but there was no room for its transmission."""
+
+_ENDED: Final = (ReportOutcome.COMPLETE, ReportOutcome.PARTIAL, ReportOutcome.FAILED)
+_STAGES: Final = ("decode", "restore", "png")
+
+
+class ReceiverMetrics:
+    """Counts what arrives and what becomes of it."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"mmsc_receiver_{name}", text, labels, registry=registry)
+
+        def histogram(name: str, text: str, *labels: str) -> Histogram:
+            return Histogram(f"mmsc_receiver_{name}", text, labels, registry=registry, buckets=LATENCY_BUCKETS_S)
+
+        self._bytes = counter("received_bytes_total", "Bytes of all packets that came, whatever became of them.")
+        self._packets = counter("packets_total", "Packets by what became of them.", "outcome")
+        self._patches = counter("patches_total", "Patches by level and by what became of them.", "level", "outcome")
+        self._level_bytes = counter("received_level_bytes_total", "Bytes of the received patches.", "level")
+        self._transmissions = counter("transmissions_total", "Transmissions that ended.", "outcome")
+        self._stages = histogram("stage_seconds", "Duration of a stage of a reconstruction.", "stage")
+        self._span = histogram("first_to_last_byte_seconds", "From a transmission's first packet to its last.")
+        self._stored = Gauge("mmsc_receiver_stored_bytes", "Memory of all transmissions held.", registry=registry)
+        self._show_zeros()
+
+    def _show_zeros(self) -> None:
+        """Rates need a first value: a series that appears with its first event hides that event."""
+        for outcome in PACKET_OUTCOMES:
+            self._packets.labels(outcome)
+        for ended in _ENDED:
+            self._transmissions.labels(ended.name.lower())
+        for stage in _STAGES:
+            self._stages.labels(stage)
+        self._patches.labels(str(SKIPPED), "skipped")
+        for level in range(SKIPPED + 1, len(LEVEL_BYTES)):
+            self._level_bytes.labels(str(level))
+            self._patches.labels(str(level), "received")
+            self._patches.labels(str(level), "lost")
+
+    def count_packet(self, size_bytes: int, outcome: str) -> None:
+        """Counts a packet; `outcome` is one of PACKET_OUTCOMES."""
+        self._bytes.inc(size_bytes)
+        self._packets.labels(outcome).inc()
+
+    def count_patches(self, before: tuple[int, ...], after: tuple[int, ...]) -> None:
+        """Counts the patches that came between two values of `Assembly.levels_received`."""
+        for level, patches in enumerate(b - a for a, b in zip(before, after, strict=True)):
+            if patches:
+                self._patches.labels(str(level), "received").inc(patches)
+                self._level_bytes.labels(str(level)).inc(patches * LEVEL_BYTES[level])
+
+    def count_end(self, entry: Entry) -> None:
+        """Counts a transmission that ended, once for each outcome that it comes to."""
+        outcome = entry.assembly.outcome
+        if outcome is entry.counted:
+            return
+        first_end, entry.counted = entry.counted is ReportOutcome.RECEIVING, outcome
+        self._transmissions.labels(outcome.name.lower()).inc()
+        self._span.observe(entry.assembly.last_s - entry.assembly.first_s)
+        if first_end:
+            self._count_absent(entry.assembly)
+
+    def _count_absent(self, assembly: Assembly) -> None:
+        planned, received = assembly.levels_planned, assembly.levels_received
+        self._patches.labels(str(SKIPPED), "skipped").inc(planned[SKIPPED])
+        for level in range(SKIPPED + 1, len(LEVEL_BYTES)):
+            self._patches.labels(str(level), "lost").inc(planned[level] - received[level])
+
+    def observe_stages(self, moments_s: tuple[float, ...]) -> None:
+        """Takes the moments at which decoding, restoration and PNG encoding started, and the end of the last."""
+        for stage, (start_s, end_s) in zip(_STAGES, pairwise(moments_s), strict=True):
+            self._stages.labels(stage).observe(end_s - start_s)
+
+    def show_stored(self, stored_bytes: int) -> None:
+        """Sets the memory gauge."""
+        self._stored.set(stored_bytes)

@@ -1,0 +1,235 @@
+"""The receiver's gRPC service: sockets, clock and tasks around the plain modules.
+
+```
+Receive ─► StreamIngest ─► Store of assemblies ─► PictureMaker (threads) ─► report packets
+                               ▲
+Get / Watch / List ────────────┘
+```
+"""
+
+import asyncio
+import math
+import re
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from typing import Any, Final, TypeAlias
+
+import grpc
+import torch
+from prometheus_client import CollectorRegistry
+
+from receiver.config import ReceiverConfig
+from receiver.ingest import StreamIngest
+from receiver.metrics import ReceiverMetrics
+from receiver.pictures import PictureMaker
+from receiver.reconstruction import Restorer, warm_up
+from receiver.store import Entry, Picture, Store
+from shared.codec.contract import PatchCodec
+from shared.errors import InvalidInputError, NotFoundError
+from shared.service import LINK_OPTIONS, MAX_PICTURE_MESSAGE_BYTES, running
+from shared.stubs.mmsc.v1 import common_pb2, receiver_pb2, receiver_pb2_grpc
+from shared.telemetry import new_registry
+
+_Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+
+_ID: Final = re.compile("[0-9a-fA-F]{8}")
+_SWEEP_S: Final = 1.0  # how often silent transmissions are looked for
+_TURN: Final = 256  # packets after which other streams get their turn
+_DEFAULT_INTERVAL_S: Final = 0.5
+_OPTIONS: Final = (*LINK_OPTIONS, ("grpc.max_send_message_length", MAX_PICTURE_MESSAGE_BYTES))
+
+
+class ReceiverServicer(receiver_pb2_grpc.ReceiverServiceServicer):
+    """Answers the RPCs of `mmsc.v1.ReceiverService`.
+
+    Args:
+        store: the transmissions.
+        maker: makes their pictures.
+        metrics: counts.
+        clock: gives seconds, monotonic.
+    """
+
+    def __init__(self, store: Store, maker: PictureMaker, metrics: ReceiverMetrics, clock: Callable[[], float]) -> None:
+        self._store, self._maker, self._metrics, self._clock = store, maker, metrics, clock
+        self._changed = asyncio.Event()
+
+    async def Receive(  # noqa: N802  (named in the .proto file, as are the others)
+        self, request_iterator: Any, context: _Context
+    ) -> AsyncIterator[receiver_pb2.ReceiveResponse]:
+        """Takes packets and answers with reports, each when its transmission has ended."""
+        reports: asyncio.Queue[bytes | None] = asyncio.Queue()
+        ingest = StreamIngest(self._store, self._metrics)
+        reader = asyncio.create_task(self._read(request_iterator, ingest, reports))
+        try:
+            while (report := await reports.get()) is not None:
+                yield receiver_pb2.ReceiveResponse(packets=[report])
+            await reader
+        finally:
+            reader.cancel()
+            ingest.end()
+            self._announce()
+
+    async def GetReconstruction(  # noqa: N802
+        self, request: receiver_pb2.GetReconstructionRequest, context: _Context
+    ) -> receiver_pb2.GetReconstructionResponse:
+        """The picture of what has arrived."""
+        entry = self._find(request.transmission_id)
+        reconstruction = await self._reconstruction(entry, with_map=request.return_level_map)
+        return receiver_pb2.GetReconstructionResponse(reconstruction=reconstruction)
+
+    async def WatchReconstruction(  # noqa: N802
+        self, request: receiver_pb2.WatchReconstructionRequest, context: _Context
+    ) -> AsyncIterator[receiver_pb2.WatchReconstructionResponse]:
+        """The picture as it grows."""
+        interval_s = request.interval_s or _DEFAULT_INTERVAL_S
+        if not (math.isfinite(interval_s) and interval_s > 0):
+            raise InvalidInputError("interval_s", f"{interval_s} is no number of seconds above 0")
+        entry = self._find(request.transmission_id)
+        ended = False
+        while not ended:
+            ended, version = entry.ended, entry.assembly.version
+            reconstruction = await self._reconstruction(entry, with_map=False)
+            yield receiver_pb2.WatchReconstructionResponse(reconstruction=reconstruction)
+            if not ended:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._until(lambda: entry.ended), interval_s)
+                await self._until(lambda: entry.ended or entry.assembly.version != version)  # noqa: B023
+
+    async def ListReconstructions(  # noqa: N802
+        self, request: receiver_pb2.ListReconstructionsRequest, context: _Context
+    ) -> receiver_pb2.ListReconstructionsResponse:
+        """What is in the store, without pictures."""
+        found = [_described(entry) for entry in self._store.newest_first()]
+        return receiver_pb2.ListReconstructionsResponse(reconstructions=found)
+
+    async def sweep(self) -> None:
+        """Ends silent transmissions for as long as the service runs."""
+        while True:
+            await asyncio.sleep(_SWEEP_S)
+            for entry in self._store.expire(self._clock()):
+                self._metrics.count_end(entry)
+                self._announce()
+
+    # ---- receiving -----------------------------------------------------------------------------
+
+    async def _read(
+        self, requests: AsyncIterator[receiver_pb2.ReceiveRequest], ingest: StreamIngest, reports: asyncio.Queue[Any]
+    ) -> None:
+        """Reads to the end while pictures are made and reported; None tells that all is said."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                async for request in requests:
+                    for complete in await self._take(request.packets, ingest):
+                        group.create_task(self._report(complete, reports))
+                for entry in ingest.end():
+                    group.create_task(self._report(entry, reports))
+                self._announce()
+        finally:
+            reports.put_nowait(None)
+
+    async def _take(self, packets: Sequence[bytes], ingest: StreamIngest) -> list[Entry]:
+        complete: list[Entry] = []
+        for start in range(0, len(packets), _TURN):
+            now = self._clock()
+            for data in packets[start : start + _TURN]:
+                entry = ingest.take(data, now)
+                complete += [entry] if entry else []
+            self._announce()
+            await asyncio.sleep(0)
+        return complete
+
+    async def _report(self, entry: Entry, reports: asyncio.Queue[Any]) -> None:
+        picture = await self._maker.current(entry)
+        self._announce()
+        report = entry.assembly.report(picture.reconstruct_s if picture else 0.0)
+        reports.put_nowait(report.to_packet())
+
+    # ---- watching ------------------------------------------------------------------------------
+
+    def _announce(self) -> None:
+        """Wakes whoever waits for a change."""
+        self._metrics.show_stored(self._store.stored_bytes)
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            await self._changed.wait()
+
+    def _find(self, transmission_id: str) -> Entry:
+        if not _ID.fullmatch(transmission_id):
+            raise InvalidInputError("transmission_id", f"{transmission_id[:40]!r} is not 8 hexadecimal digits")
+        entry = self._store.get(int(transmission_id, 16))
+        if entry is None:
+            raise NotFoundError(f"transmission {transmission_id} is unknown or forgotten")
+        return entry
+
+    async def _reconstruction(self, entry: Entry, *, with_map: bool) -> receiver_pb2.Reconstruction:
+        """The counts are those of the picture: they are read before it is made."""
+        described = _described(entry)
+        picture = await self._maker.current(entry)
+        if picture is not None:
+            _add_picture(described, picture, with_map=with_map)
+        return described
+
+
+def _described(entry: Entry) -> receiver_pb2.Reconstruction:
+    assembly = entry.assembly
+    grid = assembly.header.grid if assembly.header else None
+    return receiver_pb2.Reconstruction(
+        transmission_id=f"{assembly.transmission_id:08x}",
+        outcome=common_pb2.Outcome.ValueType(assembly.outcome),
+        width=grid.width if grid else 0,
+        height=grid.height if grid else 0,
+        received_bytes=assembly.received_bytes,
+        expected_patches=assembly.expected_patches,
+        received_patches=assembly.received_patches,
+        reconstruct_s=entry.picture.reconstruct_s if entry.picture else 0.0,
+    )
+
+
+def _add_picture(described: receiver_pb2.Reconstruction, picture: Picture, *, with_map: bool) -> None:
+    described.image_png = picture.image_png
+    described.reconstruct_s = picture.reconstruct_s
+    if with_map:
+        described.level_map_png = picture.level_map_png
+
+
+def receiver_service(
+    config: ReceiverConfig,
+    codec: PatchCodec,
+    restorer: Restorer,
+    clock: Callable[[], float] = time.monotonic,
+    registry: CollectorRegistry | None = None,
+) -> AbstractAsyncContextManager[str]:
+    """Runs the receiver while the context lasts.
+
+    Args:
+        config: settings.
+        codec: decodes patches; its weights are the only ones that headers may name.
+        restorer: paints the pictures.
+        clock: gives seconds, monotonic.
+        registry: where the metrics go; a new one if None.
+
+    Returns:
+        A context that yields the HOST:PORT of the service, which is warm when it is entered.
+    """
+
+    @asynccontextmanager
+    async def register(server: grpc.aio.Server, registry: CollectorRegistry) -> AsyncIterator[Sequence[str]]:
+        torch.set_num_threads(config.threads or torch.get_num_threads())
+        warm_up(codec, restorer)
+        metrics = ReceiverMetrics(registry)
+        store = Store(config.max_transmissions, config.max_stored_bytes, config.idle_s, codec.weights_hash)
+        maker = PictureMaker(codec, restorer, store, metrics, clock)
+        servicer = ReceiverServicer(store, maker, metrics, clock)
+        receiver_pb2_grpc.add_ReceiverServiceServicer_to_server(servicer, server)
+        sweeper = asyncio.create_task(servicer.sweep())
+        try:
+            yield (receiver_pb2.DESCRIPTOR.services_by_name["ReceiverService"].full_name,)
+        finally:
+            sweeper.cancel()
+            await maker.close()
+
+    return running(config, registry or new_registry("receiver"), register, _OPTIONS)
