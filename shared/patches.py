@@ -38,9 +38,7 @@ class PatchGrid:
 
     def __post_init__(self) -> None:
         if not (1 <= self.width <= MAX_SIDE and 1 <= self.height <= MAX_SIDE):
-            raise InvalidInputError(
-                "image", f"size {self.width}x{self.height} is outside 1..{MAX_SIDE} pixels"
-            )
+            raise InvalidInputError("image", f"size {self.width}x{self.height} is outside 1..{MAX_SIDE} pixels")
         if self.width * self.height > MAX_PIXELS:
             raise InvalidInputError("image", f"{self.width}x{self.height} is over {MAX_PIXELS} pixels")
 
@@ -95,9 +93,7 @@ def split(image: AnyArray) -> AnyArray:
     """
     grid = PatchGrid.of(image)
     tiles = pad_to_grid(image, grid).reshape(grid.rows, PATCH_SIZE, grid.columns, PATCH_SIZE, -1)
-    return np.ascontiguousarray(tiles.transpose(0, 2, 1, 3, 4)).reshape(
-        grid.count, PATCH_SIZE, PATCH_SIZE, -1
-    )
+    return np.ascontiguousarray(tiles.transpose(0, 2, 1, 3, 4)).reshape(grid.count, PATCH_SIZE, PATCH_SIZE, -1)
 
 
 def join(patches: AnyArray, grid: PatchGrid) -> AnyArray:

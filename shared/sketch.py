@@ -1,8 +1,8 @@
 """The sketch: a few bytes in the stream header that tell the whole picture's colours.
 
-A 16x16 thumbnail in YCbCr, cosine-transformed, its coefficients in order of frequency, one signed byte each.
-Any number of bytes from 0 on is a valid sketch: fewer bytes are coarser. The receiver fills skipped patches from
-it where nothing nearer arrived, and the transmitter measures against it what skipping a patch costs.
+A 16x16 thumbnail in YCbCr, cosine-transformed, its coefficients by frequency, one signed byte each. Any number
+of bytes from 0 on is a valid sketch: fewer are coarser. The receiver fills skipped patches from it where nothing
+nearer arrived, and the transmitter measures against it what skipping a patch costs.
 """
 
 from functools import cache
@@ -33,7 +33,7 @@ def _cosines() -> Float32Array:
     k, n = np.meshgrid(np.arange(_SIDE), np.arange(_SIDE), indexing="ij")
     basis = np.cos(np.pi * k * (2 * n + 1) / (2 * _SIDE)) * np.sqrt(2 / _SIDE)
     basis[0] = np.sqrt(1 / _SIDE)
-    return basis.astype(np.float32)
+    return np.asarray(basis, np.float32)
 
 
 @cache
@@ -52,9 +52,10 @@ def _order() -> Int64Array:
 
 
 def _steps() -> Float32Array:
-    """Quantiser step of each coefficient: the mean needs 8 bits of range, the others get smaller with frequency."""
+    """Quantiser step of each coefficient: wide enough for the mean, finer as the frequency rises."""
     frequency = _order()[:, 1] + _order()[:, 2]
-    return np.where(frequency == 0, _SIDE, np.maximum(_SIDE / np.sqrt(1 + frequency), 4)).astype(np.float32)
+    steps = np.where(frequency == 0, _SIDE, np.maximum(_SIDE / np.sqrt(1 + frequency), 4))
+    return np.asarray(steps, np.float32)
 
 
 def encode_sketch(image: UInt8Array, size_bytes: int) -> bytes:
@@ -72,7 +73,7 @@ def encode_sketch(image: UInt8Array, size_bytes: int) -> bytes:
     spectrum = np.einsum("ky,yxc,lx->ckl", _cosines(), planes, _cosines())
     channel, vertical, horizontal = _order()[:size_bytes].T
     levels = np.rint(spectrum[channel, vertical, horizontal] / _steps()[:size_bytes])
-    return np.clip(levels, -127, 127).astype(np.int8).tobytes()
+    return bytes(np.clip(levels, -127, 127).astype(np.int8).tobytes())
 
 
 def decode_sketch(sketch: bytes, grid: PatchGrid) -> UInt8Array:
@@ -99,7 +100,7 @@ def _basis_at(pixels: int) -> Float32Array:
     position = (np.arange(pixels) + 0.5) / pixels
     basis = np.cos(np.pi * np.arange(_SIDE)[:, None] * position) * np.sqrt(2 / _SIDE)
     basis[0] = np.sqrt(1 / _SIDE)
-    return basis.astype(np.float32)
+    return np.asarray(basis, np.float32)
 
 
 def _paint(planes: Float32Array, columns: Float32Array, grid: PatchGrid) -> UInt8Array:
@@ -108,8 +109,6 @@ def _paint(planes: Float32Array, columns: Float32Array, grid: PatchGrid) -> UInt
     for row in range(grid.rows):
         band = np.einsum("cyl,lx->yxc", planes[:, row * PATCH_SIZE : (row + 1) * PATCH_SIZE], columns)
         rgb = (band + np.array([_GREY, 0, 0], np.float32)) @ _TO_RGB.T.astype(np.float32)
-        tiles = (
-            np.clip(np.rint(rgb), 0, 255).astype(np.uint8).reshape(PATCH_SIZE, grid.columns, PATCH_SIZE, 3)
-        )
+        tiles = np.clip(np.rint(rgb), 0, 255).astype(np.uint8).reshape(PATCH_SIZE, grid.columns, PATCH_SIZE, 3)
         patches[row] = tiles.transpose(1, 0, 2, 3)
     return patches.reshape(grid.count, PATCH_SIZE, PATCH_SIZE, 3)

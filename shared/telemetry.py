@@ -3,6 +3,8 @@
 Series are named as go-grpc-middleware names them, so that existing dashboards fit.
 """
 
+from __future__ import annotations
+
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from importlib.metadata import version
@@ -59,9 +61,7 @@ class _RpcSeries:
     def __init__(self, registry: CollectorRegistry) -> None:
         labels = ("grpc_type", "grpc_service", "grpc_method")
         self.started = Counter("grpc_server_started_total", "RPCs started.", labels, registry=registry)
-        self.handled = Counter(
-            "grpc_server_handled_total", "RPCs ended.", (*labels, "grpc_code"), registry=registry
-        )
+        self.handled = Counter("grpc_server_handled_total", "RPCs ended.", (*labels, "grpc_code"), registry=registry)
         self.seconds = Histogram(
             "grpc_server_handling_seconds",
             "Duration of an RPC.",

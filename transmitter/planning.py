@@ -1,0 +1,162 @@
+"""Planning: solves for the levels whose every byte on the wire fits the budget, and spends what is left over.
+
+The wire carries packet headers, the stream header with its sketch and level map, and the patches. The size of the
+coded level map follows from the levels, so the planner searches for the content bytes that leave just enough room,
+and the sketch takes the last odd bytes.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+
+from shared.arrays import Float32Array, Int64Array, UInt8Array
+from shared.errors import BudgetTooSmallError
+from shared.level_map import encode_level_map
+from shared.levels import LEVEL_BYTES, RAW
+from shared.packets import PACKET_HEADER_BYTES, StreamHeader, stream_bytes
+from shared.patches import PatchGrid, split
+from shared.sketch import MAX_SKETCH_BYTES, decode_sketch, encode_sketch
+from transmitter.allocation import Allocator, greedy, rate_distortion
+from transmitter.vit_sc import vit_sc
+
+STRATEGIES: Final[dict[str, Callable[[Float32Array, Float32Array], Allocator]]] = {
+    "rate-distortion": rate_distortion,
+    "greedy": greedy,
+    "vit-sc": vit_sc,
+}
+"""Allocation strategies by name: (importance, errors) -> allocator."""
+
+# A sixty-fourth of the budget, but no more than what still shows in a picture that is mostly skipped.
+_SKETCH_SHARE: Final = 64
+_USUAL_SKETCH_BYTES: Final = 96
+_ROUNDS: Final = 16
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will cross the channel."""
+
+    header: StreamHeader
+    levels: UInt8Array
+    """(patches,) in raster order."""
+    packet_bytes: int
+    """Largest packet."""
+
+    @property
+    def level_counts(self) -> Int64Array:
+        """(levels,) patches at each level."""
+        return np.bincount(self.levels, minlength=len(LEVEL_BYTES))
+
+    @property
+    def content_bytes(self) -> int:
+        """Bytes of the patches alone."""
+        return int(self.level_counts @ np.asarray(LEVEL_BYTES))
+
+    @property
+    def wire_bytes(self) -> int:
+        """Every byte that the plan puts on the channel."""
+        return stream_bytes(len(self.header.to_bytes()), self.level_counts, self.packet_bytes)
+
+
+@dataclass(frozen=True)
+class PlanRequest:
+    """What a plan is made for."""
+
+    codec: int
+    """Number of the codec, for the stream header."""
+    weights_hash: bytes
+    """4 bytes, likewise."""
+    budget_bytes: int
+    """Bytes that may cross the channel, everything counted."""
+    packet_bytes: int
+    """Largest packet."""
+    strategy: str = "rate-distortion"
+    """A key of STRATEGIES."""
+
+
+def make_plan(image: UInt8Array, importance: Float32Array, errors: Float32Array, request: PlanRequest) -> Plan:
+    """Finds the levels that make the most of a budget.
+
+    Args:
+        image: (height, width, 3) RGB.
+        importance: (patches,), 0 to 1.
+        errors: (patches, levels) sum of squared errors after decoding; column 0 is replaced by what skipping costs.
+        request: budget and strategy.
+
+    Returns:
+        A plan with `wire_bytes <= request.budget_bytes`.
+
+    Raises:
+        BudgetTooSmallError: not even the stream header fits.
+    """
+    empty = _empty_plan(image, request)
+    costs = errors.copy()
+    costs[:, 0] = skip_errors(image, empty.header.sketch, empty.header.grid)
+    allocator = STRATEGIES[request.strategy](importance, costs)
+    return _with_last_bytes(image, _fullest(empty, allocator, request.budget_bytes), request.budget_bytes)
+
+
+def skip_errors(image: UInt8Array, sketch: bytes, grid: PatchGrid) -> Float32Array:
+    """(patches,) sum of squared errors of each patch where only the sketch is shown."""
+    difference = split(image).astype(np.int32) - decode_sketch(sketch, grid)
+    return np.einsum("pijc,pijc->p", difference, difference).astype(np.float32)
+
+
+def _empty_plan(image: UInt8Array, request: PlanRequest) -> Plan:
+    """Everything skipped: only the headers and the sketch."""
+    grid = PatchGrid.of(image)
+    header = StreamHeader(request.codec, request.weights_hash, grid, b"", b"", 0)
+    bare = _with_levels(
+        Plan(header, np.zeros(grid.count, np.uint8), request.packet_bytes), np.zeros(grid.count, np.uint8)
+    )
+    if bare.wire_bytes > request.budget_bytes:
+        least = f"{request.budget_bytes} bytes, where the headers alone take {bare.wire_bytes}"
+        raise BudgetTooSmallError("budget", least)
+    usual = min(_USUAL_SKETCH_BYTES, request.budget_bytes // _SKETCH_SHARE, request.budget_bytes - bare.wire_bytes)
+    return _with_sketch(bare, image, usual)
+
+
+def _with_levels(plan: Plan, levels: UInt8Array) -> Plan:
+    table, level_map = encode_level_map(levels, plan.header.grid)
+    header = replace(plan.header, level_map=level_map, level_map_table=table)
+    return replace(plan, header=header, levels=levels)
+
+
+def _with_sketch(plan: Plan, image: UInt8Array, size_bytes: int) -> Plan:
+    return replace(plan, header=replace(plan.header, sketch=encode_sketch(image, size_bytes)))
+
+
+def _fullest(empty: Plan, allocator: Allocator, budget_bytes: int) -> Plan:
+    """The fullest plan within the budget that a few rounds of search find."""
+    best = empty
+    low, high = 0, budget_bytes
+    content = budget_bytes - empty.wire_bytes
+    for _ in range(_ROUNDS):
+        plan = _with_levels(empty, allocator.levels_within(content))
+        slack = budget_bytes - plan.wire_bytes
+        if slack < 0:
+            high = content - 1
+        else:
+            low = content
+            best = plan if plan.wire_bytes > best.wire_bytes else best
+        # What headers and level map took this time is the best guess of what they will take next time.
+        following = min(max(plan.content_bytes + slack, low), high)
+        if following == content or low >= high:
+            break
+        content = following
+    return best
+
+
+def _with_last_bytes(image: UInt8Array, plan: Plan, budget_bytes: int) -> Plan:
+    """Spends the bytes that no upgrade fits into on a finer sketch."""
+    if plan.level_counts[RAW] == len(plan.levels):
+        return _with_sketch(plan, image, 0)
+    left = budget_bytes - plan.wire_bytes
+    for size in (left, left - PACKET_HEADER_BYTES):
+        longer = _with_sketch(plan, image, min(len(plan.header.sketch) + max(size, 0), MAX_SKETCH_BYTES))
+        # One more byte may open one more packet.
+        if longer.wire_bytes <= budget_bytes:
+            return longer
+    return plan
