@@ -50,9 +50,9 @@ class Piece:
     """Whole patches of LEVEL_BYTES[level] bytes each."""
 
     @property
-    def ordinals(self) -> Int64Array:
-        """(patches,) places in the sending order."""
-        return np.arange(self.first, self.first + len(self.payload) // LEVEL_BYTES[self.level])
+    def place(self) -> slice:
+        """Where the patches are in sending order."""
+        return slice(self.first, self.first + len(self.payload) // LEVEL_BYTES[self.level])
 
 
 @dataclass(frozen=True)
@@ -263,14 +263,14 @@ class Assembly:
     def _missing(self, piece: Piece) -> Iterator[Piece]:
         """The parts of a piece that had not arrived; nearly always all or nothing of it."""
         size = LEVEL_BYTES[piece.level]
-        arrived = self._arrived[piece.ordinals]
+        arrived = self._arrived[piece.place]
         for start, stop in _runs(~arrived):
             yield Piece(piece.level, piece.first + start, piece.payload[start * size : stop * size])
 
     def _keep(self, piece: Piece) -> None:
         self._pieces.append(piece)
         self._kept_bytes += len(piece.payload) + _OBJECT_BYTES
-        self._arrived[piece.ordinals] = True
+        self._arrived[piece.place] = True
         self._received[piece.level] += len(piece.payload) // LEVEL_BYTES[piece.level]
 
 

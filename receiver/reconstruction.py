@@ -23,11 +23,11 @@ from shared.sketch import decode_sketch
 class Restorer(Protocol):
     """Fills what was not sent and hides the borders between patches of different levels."""
 
-    def restore(self, patches: UInt8Array, levels: UInt8Array, grid: PatchGrid, background: UInt8Array) -> UInt8Array:
+    def restore(self, decoded: UInt8Array, levels: UInt8Array, grid: PatchGrid, background: UInt8Array) -> UInt8Array:
         """Paints the picture.
 
         Args:
-            patches: (grid.count, 8, 8, 3) decoded RGB, zero where the level is 0.
+            decoded: (grid.count, 8, 8, 3) RGB, zero where the level is 0.
             levels: (grid.count,) level of each patch that arrived, 0 where skipped or lost.
             grid: the picture's grid.
             background: (grid.count, 8, 8, 3) RGB, the sketch.
@@ -58,7 +58,7 @@ def decode(arrived: ArrivedPatches, codec: PatchCodec) -> DecodedPatches:
     for level in range(SKIPPED + 1, len(LEVEL_BYTES)):
         pieces = [piece for piece in arrived.pieces if piece.level == level]
         if pieces:
-            numbers = order[np.concatenate([piece.ordinals for piece in pieces])]
+            numbers = np.concatenate([order[piece.place] for piece in pieces])
             joined = np.frombuffer(b"".join(piece.payload for piece in pieces), np.uint8)
             patches[numbers] = codec.decode(level, joined.reshape(-1, LEVEL_BYTES[level]))
             levels[numbers] = level

@@ -1,3 +1,4 @@
+# ruff: noqa: ARG002, N802 - the .proto file names the methods, gRPC their arguments
 """The receiver's gRPC service: sockets, clock and tasks around the plain modules.
 
 ```
@@ -20,7 +21,7 @@ import torch
 from prometheus_client import CollectorRegistry
 
 from receiver.config import ReceiverConfig
-from receiver.ingest import StreamIngest
+from receiver.ingest import MAX_OPEN, StreamIngest
 from receiver.metrics import ReceiverMetrics
 from receiver.pictures import PictureMaker
 from receiver.reconstruction import Restorer, warm_up
@@ -54,9 +55,7 @@ class ReceiverServicer(receiver_pb2_grpc.ReceiverServiceServicer):
         self._store, self._maker, self._metrics, self._clock = store, maker, metrics, clock
         self._changed = asyncio.Event()
 
-    async def Receive(  # noqa: N802  (named in the .proto file, as are the others)
-        self, request_iterator: Any, context: _Context
-    ) -> AsyncIterator[receiver_pb2.ReceiveResponse]:
+    async def Receive(self, request_iterator: Any, context: _Context) -> AsyncIterator[receiver_pb2.ReceiveResponse]:
         """Takes packets and answers with reports, each when its transmission has ended."""
         reports: asyncio.Queue[bytes | None] = asyncio.Queue()
         ingest = StreamIngest(self._store, self._metrics)
@@ -70,7 +69,7 @@ class ReceiverServicer(receiver_pb2_grpc.ReceiverServiceServicer):
             ingest.end()
             self._announce()
 
-    async def GetReconstruction(  # noqa: N802
+    async def GetReconstruction(
         self, request: receiver_pb2.GetReconstructionRequest, context: _Context
     ) -> receiver_pb2.GetReconstructionResponse:
         """The picture of what has arrived."""
@@ -78,7 +77,7 @@ class ReceiverServicer(receiver_pb2_grpc.ReceiverServiceServicer):
         reconstruction = await self._reconstruction(entry, with_map=request.return_level_map)
         return receiver_pb2.GetReconstructionResponse(reconstruction=reconstruction)
 
-    async def WatchReconstruction(  # noqa: N802
+    async def WatchReconstruction(
         self, request: receiver_pb2.WatchReconstructionRequest, context: _Context
     ) -> AsyncIterator[receiver_pb2.WatchReconstructionResponse]:
         """The picture as it grows."""
@@ -96,7 +95,7 @@ class ReceiverServicer(receiver_pb2_grpc.ReceiverServiceServicer):
                     await asyncio.wait_for(self._until(lambda: entry.ended), interval_s)
                 await self._until(lambda: entry.ended or entry.assembly.version != version)  # noqa: B023
 
-    async def ListReconstructions(  # noqa: N802
+    async def ListReconstructions(
         self, request: receiver_pb2.ListReconstructionsRequest, context: _Context
     ) -> receiver_pb2.ListReconstructionsResponse:
         """What is in the store, without pictures."""
@@ -117,30 +116,31 @@ class ReceiverServicer(receiver_pb2_grpc.ReceiverServiceServicer):
         self, requests: AsyncIterator[receiver_pb2.ReceiveRequest], ingest: StreamIngest, reports: asyncio.Queue[Any]
     ) -> None:
         """Reads to the end while pictures are made and reported; None tells that all is said."""
+        slots = asyncio.Semaphore(MAX_OPEN)
         try:
             async with asyncio.TaskGroup() as group:
                 async for request in requests:
-                    for complete in await self._take(request.packets, ingest):
-                        group.create_task(self._report(complete, reports))
+                    async for complete in self._take(request.packets, ingest):
+                        await slots.acquire()
+                        group.create_task(self._report(complete, reports, slots))
                 for entry in ingest.end():
-                    group.create_task(self._report(entry, reports))
+                    group.create_task(self._report(entry, reports, slots))
                 self._announce()
         finally:
             reports.put_nowait(None)
 
-    async def _take(self, packets: Sequence[bytes], ingest: StreamIngest) -> list[Entry]:
-        complete: list[Entry] = []
-        for start in range(0, len(packets), _TURN):
-            now = self._clock()
-            for data in packets[start : start + _TURN]:
-                entry = ingest.take(data, now)
-                complete += [entry] if entry else []
-            self._announce()
-            await asyncio.sleep(0)
-        return complete
+    async def _take(self, packets: Sequence[bytes], ingest: StreamIngest) -> AsyncIterator[Entry]:
+        for number, data in enumerate(packets, 1):
+            entry = ingest.take(data, self._clock())
+            if entry is not None:
+                yield entry
+            if entry is not None or number % _TURN == 0:
+                await asyncio.sleep(0)
+        self._announce()
 
-    async def _report(self, entry: Entry, reports: asyncio.Queue[Any]) -> None:
+    async def _report(self, entry: Entry, reports: asyncio.Queue[Any], slots: asyncio.Semaphore) -> None:
         picture = await self._maker.current(entry)
+        slots.release()
         self._announce()
         report = entry.assembly.report(picture.reconstruct_s if picture else 0.0)
         reports.put_nowait(report.to_packet())

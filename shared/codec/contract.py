@@ -23,8 +23,10 @@ class EncodedPatches:
 class PatchCodec(Protocol):
     """Encodes 8x8 RGB patches at fixed-size levels; a decoder needs nothing but the bytes and the level."""
 
-    weights_hash: bytes
-    """First 4 bytes of the SHA-256 of the weights file; the stream header carries it."""
+    @property
+    def weights_hash(self) -> bytes:
+        """First 4 bytes of the SHA-256 of the weights file; the stream header carries it."""
+        ...
 
     def encode(self, patches: UInt8Array) -> EncodedPatches:
         """Encodes (patches, 8, 8, 3) RGB at every level."""

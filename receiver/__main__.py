@@ -1,0 +1,58 @@
+"""`python -m receiver`: runs the receiver until SIGTERM."""
+
+import asyncio
+import sys
+
+import click
+
+from receiver.config import ReceiverConfig
+from receiver.restoration import Restorer
+from receiver.server import receiver_service
+from shared.codec.ladder import load_ladder
+from shared.errors import MmscError
+from shared.service import serve_until_signal
+
+_DEFAULT = ReceiverConfig()
+
+
+@click.command(context_settings={"auto_envvar_prefix": "MMSC_RECEIVER", "show_default": True})
+@click.option("--listen", default=_DEFAULT.listen, help="HOST:PORT of the gRPC server; port 0 picks a free one.")
+@click.option("--metrics-listen", default=_DEFAULT.metrics_listen, help="HOST:PORT of /metrics; empty serves none.")
+@click.option("--grace", type=click.FloatRange(0), default=_DEFAULT.grace_s, help="Seconds to drain after SIGTERM.")
+@click.option(
+    "--max-transmissions",
+    type=click.IntRange(1),
+    default=_DEFAULT.max_transmissions,
+    help="Transmissions that are remembered.",
+)
+@click.option(
+    "--max-stored-bytes",
+    type=click.IntRange(1),
+    default=_DEFAULT.max_stored_bytes,
+    help="Memory for the transmissions and their encoded pictures.",
+)
+@click.option(
+    "--threads", type=click.IntRange(0), default=_DEFAULT.threads, help="Threads of a reconstruction; 0: one per core."
+)
+def main(
+    *, listen: str, metrics_listen: str, grace: float, max_transmissions: int, max_stored_bytes: int, threads: int
+) -> None:
+    """Rebuilds pictures from the packets that come through the channel."""
+    config = ReceiverConfig(
+        listen=listen,
+        metrics_listen=metrics_listen,
+        grace_s=grace,
+        max_transmissions=max_transmissions,
+        max_stored_bytes=max_stored_bytes,
+        threads=threads,
+    )
+    try:
+        service = receiver_service(config, load_ladder(), Restorer.load())
+        asyncio.run(serve_until_signal(service, "receiver"))
+    except MmscError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

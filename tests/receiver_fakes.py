@@ -1,0 +1,98 @@
+"""Stand-ins for the trained codec and restoration, and pictures cut into packets by hand."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from shared.arrays import UInt8Array
+from shared.codec.contract import EncodedPatches
+from shared.level_map import encode_level_map
+from shared.levels import LEVEL_BYTES, RAW, SKIPPED
+from shared.packets import LADDER_CODEC, Packet, PacketKind, StreamHeader, packet_runs, sending_order
+from shared.patches import PatchGrid, join
+
+WEIGHTS = b"fake"
+ID = 0x00C0FFEE
+
+
+class FakeCodec:
+    """A patch is as bright as the first byte of its payload; raw patches are exact."""
+
+    weights_hash = WEIGHTS
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def encode(self, patches: UInt8Array) -> EncodedPatches:
+        raise NotImplementedError
+
+    def decode(self, level: int, payload: UInt8Array) -> UInt8Array:
+        self.calls += 1
+        assert payload.shape[1] == LEVEL_BYTES[level]
+        if level == RAW:
+            return payload.reshape(-1, 8, 8, 3)
+        return np.broadcast_to(payload[:, :1, None, None], (len(payload), 8, 8, 3))
+
+
+class FakeRestorer:
+    """Shows the background where nothing arrived."""
+
+    def restore(self, decoded: UInt8Array, levels: UInt8Array, grid: PatchGrid, background: UInt8Array) -> UInt8Array:
+        return join(np.where((levels == SKIPPED)[:, None, None, None], background, decoded), grid)
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A transmission as it leaves the transmitter."""
+
+    grid: PatchGrid
+    levels: UInt8Array
+    header: list[bytes]
+    patches: list[bytes]
+    picture: UInt8Array
+    """What `FakeCodec` and `FakeRestorer` make of all of it."""
+
+    @property
+    def packets(self) -> list[bytes]:
+        return self.header + self.patches
+
+    @property
+    def expected(self) -> int:
+        return int(np.count_nonzero(self.levels))
+
+
+def sent(
+    transmission_id: int = ID,
+    size: tuple[int, int] = (61, 45),
+    seed: int = 0,
+    packet_bytes: int = 256,
+    fragment_bytes: int = 20,
+    levels: UInt8Array | None = None,
+    sketch: bytes = b"",
+) -> Sent:
+    """Random patches of a picture of (width, height), at random levels unless given."""
+    grid = PatchGrid(*size)
+    random = np.random.default_rng(seed)
+    if levels is None:
+        levels = random.integers(0, len(LEVEL_BYTES), grid.count).astype(np.uint8)
+    order = sending_order(levels)
+    payloads = [random.integers(0, 256, LEVEL_BYTES[levels[number]], np.uint8) for number in order]
+    patches = np.full((grid.count, 8, 8, 3), 128, np.uint8)
+    for number, payload in zip(order, payloads, strict=True):
+        patches[number] = payload.reshape(8, 8, 3) if levels[number] == RAW else payload[0]
+    table, level_map = encode_level_map(levels, grid)
+    section = StreamHeader(LADDER_CODEC, WEIGHTS, grid, sketch, level_map, table).to_bytes()
+    header = [
+        Packet(PacketKind.HEADER, transmission_id, at, section[at : at + fragment_bytes]).to_bytes()
+        for at in range(0, len(section), fragment_bytes)
+    ]
+    return Sent(grid, levels, header, _packed(transmission_id, payloads, levels, packet_bytes), join(patches, grid))
+
+
+def _packed(transmission_id: int, payloads: list[UInt8Array], levels: UInt8Array, packet_bytes: int) -> list[bytes]:
+    packets, first = [], 0
+    for run in packet_runs(np.bincount(levels, minlength=len(LEVEL_BYTES)), packet_bytes):
+        body = b"".join(payload.tobytes() for payload in payloads[first : first + run])
+        packets.append(Packet(PacketKind.PATCHES, transmission_id, first, body).to_bytes())
+        first += run
+    return packets
