@@ -101,7 +101,7 @@ def make_plan(image: UInt8Array, importance: Float32Array, errors: Float32Array,
 def skip_errors(image: UInt8Array, sketch: bytes, grid: PatchGrid) -> Float32Array:
     """(patches,) sum of squared errors of each patch where only the sketch is shown."""
     difference = split(image).astype(np.int32) - decode_sketch(sketch, grid)
-    return np.einsum("pijc,pijc->p", difference, difference).astype(np.float32)
+    return np.asarray(np.einsum("pijc,pijc->p", difference, difference), np.float32)
 
 
 def _empty_plan(image: UInt8Array, request: PlanRequest) -> Plan:

@@ -1,0 +1,55 @@
+"""`python -m transmitter`: runs the transmitter service until SIGTERM."""
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+
+from shared.codec.ladder import load_ladder
+from shared.errors import MmscError
+from shared.patches import split
+from shared.service import serve_until_signal
+from transmitter.config import TransmitterConfig
+from transmitter.pipeline import Pipeline
+from transmitter.relevance import load_embedded
+from transmitter.server import transmitter
+
+_DEFAULTS = TransmitterConfig()
+
+
+@click.command(context_settings={"auto_envvar_prefix": "MMSC_TRANSMITTER", "show_default": True})
+@click.option("--listen", default=_DEFAULTS.listen, help="HOST:PORT of the gRPC server; port 0 picks a free one.")
+@click.option("--metrics-listen", default=_DEFAULTS.metrics_listen, help="HOST:PORT of the Prometheus page.")
+@click.option("--channel", default=_DEFAULTS.channel, help="HOST:PORT of the channel that leads to the receiver.")
+@click.option("--relevance-weights", type=click.Path(path_type=Path), help="Weights of the embedded extractor.")
+@click.option("--threads", default=_DEFAULTS.threads, help="Threads of the numerical work; 0 means one per core.")
+@click.option("--jobs", default=_DEFAULTS.jobs, help="Pictures worked on at once.")
+@click.option("--grace", "grace_s", default=_DEFAULTS.grace_s, help="Seconds that RPCs may take to end after SIGTERM.")
+@click.option("--stall-timeout", "stall_timeout_s", default=_DEFAULTS.stall_timeout_s, help="Seconds without progress.")
+def main(relevance_weights: Path | None, **settings: Any) -> None:
+    """Computes relevance, allocates the budget, encodes patches and streams them through the channel."""
+    config = TransmitterConfig(**settings)
+    torch.set_num_threads(config.threads or os.cpu_count() or 1)
+    try:
+        pipeline = _pipeline(relevance_weights)
+        asyncio.run(serve_until_signal(transmitter(config, pipeline), "transmitter"))
+    except MmscError as error:
+        raise SystemExit(f"transmitter: {error}") from error
+
+
+def _pipeline(relevance_weights: Path | None) -> Pipeline:
+    """Loads the tools and runs each once, so that the first request is as fast as the next."""
+    extractor = load_embedded(relevance_weights)
+    pipeline = Pipeline(load_ladder(), {extractor.name: extractor})
+    blank = np.zeros((64, 64, 3), np.uint8)
+    extractor(blank, "warm up")
+    pipeline.codec.encode(split(blank))
+    return pipeline
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,28 @@
+"""Settings of the transmitter service."""
+
+from dataclasses import dataclass
+
+from shared.service import ServiceConfig
+
+
+@dataclass(frozen=True)
+class TransmitterConfig(ServiceConfig):
+    """What the transmitter is told when it starts."""
+
+    listen: str = "127.0.0.1:50051"
+    """HOST:PORT of the gRPC server; port 0 picks a free one."""
+
+    channel: str = "127.0.0.1:50052"
+    """HOST:PORT of the channel that leads to the receiver."""
+
+    threads: int = 0
+    """Threads of the numerical work; 0 means one per core."""
+
+    jobs: int = 2
+    """Pictures worked on at once; further requests wait."""
+
+    channel_timeout_s: float = 5.0
+    """Seconds within which the channel must answer a question about its link."""
+
+    stall_timeout_s: float = 60.0
+    """Seconds without any progress on the channel after which a transmission is given up."""

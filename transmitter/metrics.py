@@ -1,0 +1,48 @@
+"""What the transmitter tells Prometheus."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from shared.levels import LEVEL_BYTES
+from shared.telemetry import LATENCY_BUCKETS_S
+from transmitter.planning import Plan
+
+
+class TransmitterMetrics:
+    """Counters of plans, bytes and time; bit rates follow as `8 * rate(..._bytes_total)`."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.stage_seconds = Histogram(
+            "mmsc_transmitter_stage_seconds",
+            "Duration of one stage of a transmission.",
+            ("stage",),
+            registry=registry,
+            buckets=LATENCY_BUCKETS_S,
+        )
+        self.end_to_end_seconds = Histogram(
+            "mmsc_transmitter_end_to_end_seconds",
+            "From a request's arrival to the receiver's report.",
+            registry=registry,
+            buckets=LATENCY_BUCKETS_S,
+        )
+        self.transmissions = Counter(
+            "mmsc_transmitter_transmissions_total", "Transmissions ended.", ("outcome",), registry=registry
+        )
+        self.active = Gauge("mmsc_transmitter_active_transmissions", "Transmissions under way.", registry=registry)
+        self._level_bytes = Counter(
+            "mmsc_transmitter_level_bytes_total", "Patch bytes planned, by level.", ("level",), registry=registry
+        )
+        self._patches = Counter(
+            "mmsc_transmitter_patches_total", "Patches planned, by level.", ("level",), registry=registry
+        )
+        self._overhead_bytes = Counter(
+            "mmsc_transmitter_overhead_bytes_total", "Bytes planned besides patches.", registry=registry
+        )
+        self._budget_bytes = Counter("mmsc_transmitter_budget_bytes_total", "Bytes allowed.", registry=registry)
+
+    def planned(self, plan: Plan, budget_bytes: int) -> None:
+        """Counts a plan that is about to be sent."""
+        for level, count in enumerate(plan.level_counts):
+            self._patches.labels(str(level)).inc(int(count))
+            self._level_bytes.labels(str(level)).inc(int(count) * LEVEL_BYTES[level])
+        self._overhead_bytes.inc(plan.wire_bytes - plan.content_bytes)
+        self._budget_bytes.inc(budget_bytes)

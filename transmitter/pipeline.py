@@ -1,0 +1,158 @@
+"""The main path: from an uploaded picture and a query to the packets on the channel.
+
+```
+upload ─► read_picture ─► extractor ─► patch_importance ─┐
+              │                                          ├─► make_plan ─► pack ─► channel
+              └────────► split ─► codec.encode ──────────┘
+```
+Every stage is a plain function of arrays and bytes; clocks come in from outside, sockets stay in `server.py`.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from shared.arrays import Float32Array, UInt8Array
+from shared.codec.contract import PatchCodec
+from shared.codec.identity import stream_weights_hash
+from shared.errors import InvalidInputError
+from shared.packets import DEFAULT_PACKET_BYTES, LADDER_CODEC, MAX_PACKET_BYTES, MIN_PACKET_BYTES
+from shared.patches import PatchGrid, split
+from shared.pictures import read_picture, read_relevance
+from transmitter.budget import Budget
+from transmitter.importance import patch_importance
+from transmitter.packing import pack
+from transmitter.planning import STRATEGIES, Plan, PlanRequest, make_plan
+from transmitter.relevance.contract import Relevance, RelevanceExtractor
+
+MAX_QUERY_CHARACTERS = 2_000
+"""What is read of a query; the rest is left unread."""
+
+CLIENT_MAP = "client"
+"""What the events call a relevance map that came with the request."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One request, as plain values."""
+
+    image: bytes
+    """An encoded picture."""
+    query: str
+    budget: Budget
+    transmission_id: int
+    """0 to 2**32 - 1."""
+    strategy: str = "rate-distortion"
+    packet_bytes: int = DEFAULT_PACKET_BYTES
+    extractor: str = ""
+    """Empty means the default one."""
+    relevance_png: bytes = b""
+    """The client's own map; empty means that the extractor is asked."""
+
+    def __post_init__(self) -> None:
+        if self.strategy not in STRATEGIES:
+            raise InvalidInputError("options.allocation", f"unknown strategy {self.strategy!r}")
+        if not MIN_PACKET_BYTES <= self.packet_bytes <= MAX_PACKET_BYTES:
+            limits = f"{MIN_PACKET_BYTES} to {MAX_PACKET_BYTES}"
+            raise InvalidInputError("options.packet_bytes", f"{self.packet_bytes} is not in {limits}")
+
+
+@dataclass(frozen=True)
+class RelevanceStage:
+    """The first thing that the sender can show."""
+
+    extractor: str
+    relevance: Relevance
+    elapsed_s: float
+    """Seconds since the job began."""
+
+
+@dataclass(frozen=True)
+class PlanStage:
+    """Everything that is ready to be sent."""
+
+    plan: Plan
+    budget_bytes: int
+    packets: list[bytes]
+    elapsed_s: float
+    """Seconds since the job began."""
+
+
+@dataclass
+class StageClock:
+    """Adds up the seconds of each stage."""
+
+    now: Callable[[], float]
+    """A monotonic clock in seconds."""
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Times what runs within."""
+        start = self.now()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + self.now() - start
+
+    @property
+    def total_s(self) -> float:
+        """Seconds of all stages so far."""
+        return sum(self.seconds.values())
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """The stages' tools, shared by all jobs."""
+
+    codec: PatchCodec
+    extractors: Mapping[str, RelevanceExtractor]
+    """By name; the first is the default."""
+
+    def run(self, job: Job, rate_bps: float, clock: StageClock) -> Iterator[RelevanceStage | PlanStage]:
+        """Runs one job, yielding what can be shown as soon as it is there.
+
+        Args:
+            job: the request.
+            rate_bps: the channel's current rate, for budgets that are given as a deadline.
+            clock: where the stages' times go.
+
+        Raises:
+            InvalidInputError: the picture, the map, the extractor or the budget is unusable.
+        """
+        with clock.stage("decode"):
+            image = read_picture(job.image)
+            budget_bytes = job.budget.wire_bytes(PatchGrid.of(image), rate_bps)
+        with clock.stage("relevance"):
+            name, relevance = self.relevance(image, job)
+        yield RelevanceStage(name, relevance, clock.total_s)
+        with clock.stage("encode"):
+            encoded = self.codec.encode(split(image))
+        with clock.stage("allocate"):
+            request = PlanRequest(
+                LADDER_CODEC, stream_weights_hash(self.codec), budget_bytes, job.packet_bytes, job.strategy
+            )
+            plan = make_plan(image, importance_of(relevance), encoded.errors, request)
+        with clock.stage("pack"):
+            packets = pack(plan, encoded, job.transmission_id)
+        yield PlanStage(plan, budget_bytes, packets, clock.total_s)
+
+    def relevance(self, image: UInt8Array, job: Job) -> tuple[str, Relevance]:
+        """The relevance map of a job and the name of what made it.
+
+        Raises:
+            InvalidInputError: the extractor does not exist, or the client's map does not fit the picture.
+        """
+        if job.relevance_png:
+            return CLIENT_MAP, Relevance(read_relevance(job.relevance_png, PatchGrid.of(image)), present=True)
+        name = job.extractor or next(iter(self.extractors))
+        if name not in self.extractors:
+            known = ", ".join(self.extractors)
+            raise InvalidInputError("options.extractor", f"unknown extractor {name!r}; there are: {known}")
+        return name, self.extractors[name](image, job.query[:MAX_QUERY_CHARACTERS])
+
+
+def importance_of(relevance: Relevance) -> Float32Array:
+    """(patches,) importance; the same everywhere where nothing was found, so that content alone decides."""
+    importance = patch_importance(relevance.map)
+    return importance if relevance.present else np.zeros_like(importance)

@@ -1,0 +1,130 @@
+"""Sends packets through the channel, never more than it has granted, and waits for the receiver's report."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterable, Iterator
+from dataclasses import dataclass
+
+import grpc
+
+from shared.errors import DeadlineError, PacketError, StreamError
+from shared.packets import Packet
+from shared.reports import Report, ReportOutcome
+from shared.rpc_errors import from_rpc
+from shared.stubs.mmsc.v1 import channel_pb2, channel_pb2_grpc
+
+BATCH_BYTES = 32_768
+"""Packets are handed over in messages of about this size: a gRPC message costs the same whatever its length."""
+
+
+@dataclass(frozen=True)
+class Sent:
+    """How far a transmission has come on this side of the channel."""
+
+    sent_bytes: int
+    """Handed to the channel."""
+    departed_bytes: int
+    """Left the channel's queue onto the link."""
+
+
+class _Credit:
+    """What the channel lets us hand over; the sender waits for it to grow."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self._grown = asyncio.Event()
+
+    def grow(self, total_bytes: int) -> None:
+        if total_bytes > self.bytes:
+            self.bytes = total_bytes
+            self._grown.set()
+
+    async def wait_for(self, total_bytes: int) -> None:
+        while self.bytes < total_bytes:
+            self._grown.clear()
+            await self._grown.wait()
+
+
+async def relay(
+    stub: channel_pb2_grpc.ChannelServiceAsyncStub,
+    packets: list[bytes],
+    transmission_id: int,
+    *,
+    queue_bytes: int,
+    stall_timeout_s: float,
+) -> AsyncIterator[Sent | Report]:
+    """Sends packets, yielding progress and, last, the receiver's final report.
+
+    Args:
+        stub: the channel.
+        packets: in the order of sending, all of one transmission.
+        transmission_id: which reports are ours.
+        queue_bytes: what the channel's queue holds; no packet may be larger.
+        stall_timeout_s: seconds that may pass between two answers of the channel.
+
+    Raises:
+        UnavailableError: the channel or the receiver behind it went away.
+        DeadlineError: nothing moved for `stall_timeout_s`.
+        StreamError: the stream ended without a final report.
+    """
+    call = stub.Relay()
+    credit, sent = _Credit(), [0]
+    writer = asyncio.create_task(_write(call, batches(packets, min(BATCH_BYTES, queue_bytes // 2)), credit, sent))
+    try:
+        while True:
+            response = await asyncio.wait_for(call.read(), stall_timeout_s)
+            if not isinstance(response, channel_pb2.RelayResponse):
+                break
+            credit.grow(response.credit_bytes)
+            for report in _reports(response.packets, transmission_id):
+                if report.outcome is not ReportOutcome.RECEIVING:
+                    yield report
+                    return
+            yield Sent(sent[0], response.departed_bytes)
+        raise StreamError("the channel closed without a report from the receiver")
+    except TimeoutError as error:
+        raise DeadlineError(f"nothing moved on the channel for {stall_timeout_s:g} s") from error
+    except grpc.aio.AioRpcError as error:
+        raise from_rpc(error, "channel") from error
+    finally:
+        writer.cancel()
+        call.cancel()
+        with contextlib.suppress(asyncio.CancelledError, grpc.RpcError, asyncio.InvalidStateError):
+            await writer
+
+
+async def _write(
+    call: "grpc.aio.StreamStreamCall[channel_pb2.RelayRequest, channel_pb2.RelayResponse]",
+    messages: Iterator[list[bytes]],
+    credit: _Credit,
+    sent: list[int],
+) -> None:
+    for batch in messages:
+        total = sent[0] + sum(map(len, batch))
+        await credit.wait_for(total)
+        await call.write(channel_pb2.RelayRequest(packets=batch))
+        sent[0] = total
+    await call.done_writing()
+
+
+def batches(packets: Iterable[bytes], limit_bytes: int) -> Iterator[list[bytes]]:
+    """Groups packets into messages of at most `limit_bytes` (or one packet, if that is larger)."""
+    batch: list[bytes] = []
+    size = 0
+    for packet in packets:
+        if batch and size + len(packet) > limit_bytes:
+            yield batch
+            batch, size = [], 0
+        batch.append(packet)
+        size += len(packet)
+    if batch:
+        yield batch
+
+
+def _reports(packets: Iterable[bytes], transmission_id: int) -> Iterator[Report]:
+    for data in packets:
+        # A report that was damaged on the way is no report.
+        with contextlib.suppress(PacketError):
+            report = Report.from_packet(Packet.from_bytes(data))
+            if report.transmission_id == transmission_id:
+                yield report
