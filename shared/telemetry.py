@@ -21,7 +21,7 @@ from prometheus_client import (
     start_http_server,
 )
 
-from shared.errors import MmscError
+from shared.errors import InvalidInputError, MmscError
 from shared.rpc_errors import abort
 
 _Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
@@ -43,9 +43,16 @@ def new_registry(service: str) -> CollectorRegistry:
 
 
 def serve_metrics(listen: str, registry: CollectorRegistry) -> Callable[[], None]:
-    """Serves /metrics on HOST:PORT until the returned function is called."""
+    """Serves /metrics on HOST:PORT until the returned function is called.
+
+    Raises:
+        InvalidInputError: the address cannot be listened on.
+    """
     host, _, port = listen.rpartition(":")
-    server, thread = start_http_server(int(port), addr=host, registry=registry)
+    try:
+        server, thread = start_http_server(int(port), addr=host, registry=registry)
+    except (ValueError, OverflowError, OSError) as error:
+        raise InvalidInputError("metrics_listen", f"cannot listen on {listen!r}") from error
 
     def stop() -> None:
         server.shutdown()

@@ -1,0 +1,23 @@
+"""What the channel emulator is told when it starts."""
+
+from dataclasses import dataclass, field
+
+from channel_emulator.settings import LinkSettings
+from shared.service import ServiceConfig
+
+
+@dataclass(frozen=True)
+class ChannelConfig(ServiceConfig):
+    """Configuration of the channel emulator."""
+
+    listen: str = "127.0.0.1:50052"
+    """HOST:PORT of the gRPC server; port 0 picks a free one."""
+
+    receiver: str = "127.0.0.1:50053"
+    """HOST:PORT of the receiver that packets are relayed to."""
+
+    connect_timeout_s: float = 2.0
+    """Seconds for which a relay waits for a connection to the receiver before it ends with UNAVAILABLE."""
+
+    link: LinkSettings = field(default_factory=LinkSettings)
+    """The link at the start: 1 Mbit/s, 0.02 s each way, a queue of 65,536 bytes per stream, no loss, seed 0."""

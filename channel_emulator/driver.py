@@ -1,0 +1,123 @@
+"""Runs the link model on the event loop's clock: one timer for all, and one port per stream."""
+
+import asyncio
+import math
+from collections.abc import Iterable
+from typing import Final
+
+from channel_emulator.link import Link, StreamAccount
+from channel_emulator.settings import LinkSettings
+
+TICK_S: Final = 0.002
+"""Least time between two wake-ups for packets: on a fast link, those due within it leave in one message."""
+
+
+class LinkPort:
+    """What came out of the link for one stream."""
+
+    def __init__(self, stream: int, account: StreamAccount) -> None:
+        self.stream = stream
+        self.account = account
+        """Credit, bytes departed and bytes queued, as of the last event."""
+        self.packets: list[bytes] = []
+        """What came out and was not fetched yet, in order."""
+        self.packets_bytes = 0
+        self.ended = False
+        """Whether the end of the stream came out."""
+        self.arrived = asyncio.Event()
+        """Set when packets or the end came out."""
+        self.changed = asyncio.Event()
+        """Set when the account changed."""
+
+    def deliver(self, packet: bytes | None) -> None:
+        """Takes what came out; None is the end."""
+        if packet is None:
+            self.ended = True
+        else:
+            self.packets.append(packet)
+            self.packets_bytes += len(packet)
+        self.arrived.set()
+
+    def fetch(self) -> list[bytes]:
+        """Removes and returns the packets that came out."""
+        packets, self.packets, self.packets_bytes = self.packets, [], 0
+        self.arrived.clear()
+        return packets
+
+    def update(self, account: StreamAccount) -> None:
+        """Takes the stream's account as it now stands."""
+        if account != self.account:
+            self.account = account
+            self.changed.set()
+
+
+class LinkDriver:
+    """Owns the link and the timer that wakes for its next event.
+
+    The timer may be late by as much as the loop is: departures follow the link's own virtual clock. Belongs to
+    the event loop in which it was made.
+    """
+
+    def __init__(self, settings: LinkSettings) -> None:
+        self.link = Link(settings)
+        self._loop = asyncio.get_running_loop()
+        self._ports: dict[int, LinkPort] = {}
+        self._opened = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._last_run_s = -math.inf
+
+    def now_s(self) -> float:
+        """The emulator's monotonic clock, in seconds."""
+        return self._loop.time()
+
+    def open(self) -> LinkPort:
+        """Adds a stream."""
+        self._opened += 1
+        self.link.open(self._opened)
+        port = self._ports[self._opened] = LinkPort(self._opened, self.link.account(self._opened))
+        return port
+
+    def offer(self, port: LinkPort, packets: Iterable[bytes]) -> None:
+        """Hands over packets; what exceeds the queue is dropped."""
+        now = self.now_s()
+        for packet in packets:
+            self.link.offer(port.stream, packet, now)
+        port.update(self.link.account(port.stream))
+        self._arm()
+
+    def finish(self, port: LinkPort) -> None:
+        """Ends a stream after what was handed over so far."""
+        self.link.finish(port.stream, self.now_s())
+        self._arm()
+
+    def close(self, port: LinkPort) -> None:
+        """Forgets a stream and discards what it has under way."""
+        del self._ports[port.stream]
+        self.link.close(port.stream, self.now_s())
+        self._arm()
+
+    def configure(self, settings: LinkSettings, *, restart_random: bool) -> None:
+        """Changes the settings from now on."""
+        self.link.configure(settings, self.now_s(), restart_random=restart_random)
+        self._run()
+
+    def stop(self) -> None:
+        """Stops the timer."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _run(self) -> None:
+        self._last_run_s = self.now_s()
+        for delivery in self.link.poll(self._last_run_s):
+            if port := self._ports.get(delivery.stream):
+                port.deliver(delivery.packet)
+        for stream, port in self._ports.items():
+            port.update(self.link.account(stream))
+        self._arm()
+
+    def _arm(self) -> None:
+        self.stop()
+        at_s = max(self.link.next_event_s, self._last_run_s + TICK_S)
+        if at_s < math.inf:
+            self._timer = self._loop.call_at(at_s, self._run)

@@ -1,0 +1,127 @@
+"""The gRPC edge of the channel emulator."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+import grpc
+from prometheus_client import CollectorRegistry
+
+from channel_emulator.config import ChannelConfig
+from channel_emulator.driver import LinkDriver
+from channel_emulator.metrics import LinkCollector
+from channel_emulator.relay import Relay
+from channel_emulator.settings import LinkSettings
+from shared.errors import InvalidInputError, UnavailableError
+from shared.service import LINK_OPTIONS, Register
+from shared.stubs.mmsc.v1 import channel_pb2, channel_pb2_grpc, receiver_pb2_grpc
+
+SERVICE_NAME = channel_pb2.DESCRIPTOR.services_by_name["ChannelService"].full_name
+
+_Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+
+# A receiver that comes back is found soon, however long it was away (the default backs off to two minutes).
+_RECONNECT_OPTIONS = (
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 1_000),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+)
+
+
+def channel_service(config: ChannelConfig) -> Register:
+    """The registration of a channel emulator, for `shared.service.running`."""
+
+    @asynccontextmanager
+    async def register(server: grpc.aio.Server, registry: CollectorRegistry) -> AsyncIterator[Sequence[str]]:
+        driver = LinkDriver(config.link)
+        registry.register(LinkCollector(driver.link))
+        options = (*LINK_OPTIONS, *_RECONNECT_OPTIONS)
+        async with grpc.aio.insecure_channel(config.receiver, options=options) as channel:
+            servicer = ChannelServicer(driver, channel, config.connect_timeout_s)
+            channel_pb2_grpc.add_ChannelServiceServicer_to_server(servicer, server)
+            yield (SERVICE_NAME,)
+        driver.stop()
+
+    return register
+
+
+class ChannelServicer(channel_pb2_grpc.ChannelServiceServicer):
+    """Relays streams through one link, and lets it be read and set."""
+
+    def __init__(self, driver: LinkDriver, receiver: grpc.aio.Channel, connect_timeout_s: float) -> None:
+        self._driver = driver
+        self._receiver = receiver
+        self._stub = receiver_pb2_grpc.ReceiverServiceStub(receiver)
+        self._connect_timeout_s = connect_timeout_s
+
+    async def Relay(  # noqa: N802 - the name of the RPC
+        self, request_iterator: AsyncIterator[channel_pb2.RelayRequest], context: _Context
+    ) -> AsyncIterator[channel_pb2.RelayResponse]:
+        """Relays one stream; see the proto for how it ends."""
+        await self._connected()
+        # A receiver that hangs holds the stream only as long as the sender's own deadline.
+        call = self._stub.Receive(timeout=context.time_remaining())
+        async with aclosing(Relay(self._driver, call).responses(request_iterator)) as responses:
+            async for response in responses:
+                yield response
+
+    async def GetLink(  # noqa: N802
+        self,
+        request: channel_pb2.GetLinkRequest,  # noqa: ARG002 - gRPC passes it
+        context: _Context,  # noqa: ARG002
+    ) -> channel_pb2.GetLinkResponse:
+        """Reads the settings and counters."""
+        return channel_pb2.GetLinkResponse(link=self._state())
+
+    async def SetLink(  # noqa: N802
+        self,
+        request: channel_pb2.SetLinkRequest,
+        context: _Context,  # noqa: ARG002
+    ) -> channel_pb2.SetLinkResponse:
+        """Changes settings, all or none."""
+        changes = {field.name: value for field, value in request.settings.ListFields()}
+        settings = changed(self._driver.link.settings, changes)
+        self._driver.configure(settings, restart_random="seed" in changes)
+        return channel_pb2.SetLinkResponse(link=self._state())
+
+    async def _connected(self) -> None:
+        try:
+            async with asyncio.timeout(self._connect_timeout_s):
+                await self._receiver.channel_ready()
+        except TimeoutError as error:
+            raise UnavailableError(f"receiver: no connection within {self._connect_timeout_s:g} s") from error
+
+    def _state(self) -> channel_pb2.LinkState:
+        link, now = self._driver.link, self._driver.now_s()
+        busy_s, counters, settings = link.busy_s(now), link.counters, link.settings
+        return channel_pb2.LinkState(
+            settings=channel_pb2.LinkSettings(
+                rate_bps=settings.rate_bps,
+                propagation_s=settings.propagation_s,
+                queue_bytes=settings.queue_bytes,
+                loss_rate=settings.loss_rate,
+                seed=settings.seed,
+            ),
+            now_s=now,
+            queued_bytes=counters.queued_bytes,
+            accepted_bytes=counters.accepted_bytes,
+            delivered_bytes=counters.delivered_bytes,
+            overflow_bytes=counters.overflow_bytes,
+            lost_bytes=counters.lost_bytes,
+            streams=link.streams,
+            busy_s=busy_s,
+        )
+
+
+def changed(settings: LinkSettings, changes: dict[str, Any]) -> LinkSettings:
+    """The settings with some replaced.
+
+    Raises:
+        InvalidInputError: a value is out of range; the error names it as `settings.NAME`.
+    """
+    try:
+        return replace(settings, **changes)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"settings.{error.field}", error.description) from error
