@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
 from PIL import Image
 
 from client.api import Budget, Client, OnEvent, Options, Reconstruction, Transmission
@@ -29,12 +29,23 @@ _PATIENCE_FACTOR = 4.0
 
 
 @dataclass(frozen=True)
-class Run:
-    """What was asked, what came back, and how good it is."""
+class Question:
+    """What to send and what matters in it."""
 
     name: str
     """The picture's name for people."""
+    image: bytes
+    """The encoded picture."""
     query: str
+    budget: Budget
+    options: Options
+
+
+@dataclass(frozen=True)
+class Run:
+    """What was asked, what came back, and how good it is."""
+
+    question: Question
     original: UInt8Array
     """(height, width, 3) RGB, upright."""
     transmission: Transmission
@@ -49,32 +60,29 @@ class Run:
     """None where nothing can be shown."""
 
 
-def carry_out(
-    client: Client, name: str, image: bytes, query: str, budget: Budget, options: Options, on_event: OnEvent
-) -> Run:
+def carry_out(client: Client, question: Question, on_event: OnEvent | None = None) -> Run:
     """Sends a picture, fetches what the receiver made of it, and measures that.
 
     Args:
         client: connected to the three services.
-        name: the picture's name for people.
-        image: an encoded picture.
-        query: free text.
-        budget: bytes that may cross the channel.
-        options: allocation, packets, extractor; the maps are needed and must be asked for.
+        question: picture, query, budget and options; the maps are needed and must be asked for.
         on_event: told each event.
 
     Raises:
         MmscError: as `Client.transmit`.
     """
-    original = read_picture(image)
-    patience_s = _patience_s(budget, original.nbytes, client.link().settings.rate_bps)
-    sent = client.transmit(image, query, budget, options, on_event=on_event, timeout_s=patience_s)
+    asked = question
+    original = read_picture(asked.image)
+    patience_s = _patience_s(asked.budget, original.nbytes, client.link().settings.rate_bps)
+    sent = client.transmit(
+        asked.image, asked.query, asked.budget, asked.options, on_event=on_event, timeout_s=patience_s
+    )
     received = client.reconstruction(sent.transmission_id)
     picture = read_picture(received.image_png, "reconstruction") if received.image_png else None
-    relevance = _grey(sent.relevance.relevance_png).astype(np.float32) / 255
+    relevance = np.divide(_grey(sent.relevance.relevance_png), 255, dtype=np.float32)
     levels = _with_losses(_grey(sent.plan.level_map_png), received)
     quality = None if picture is None else measure(original, picture, relevance)
-    return Run(name, query, original, sent, received, picture, relevance, levels, quality)
+    return Run(asked, original, sent, received, picture, relevance, levels, quality)
 
 
 def to_json(run: Run) -> dict[str, Any]:
@@ -82,8 +90,8 @@ def to_json(run: Run) -> dict[str, Any]:
     sent, plan, delivered = run.transmission, run.transmission.plan, run.transmission.delivered
     absent = {"psnr_db": None, "exact": False, "masked_psnr_db": None, "masked_exact": False}
     return {
-        "image": run.name,
-        "query": run.query,
+        "image": run.question.name,
+        "query": run.question.query,
         "transmission_id": sent.transmission_id,
         "outcome": sent.outcome,
         "extractor": sent.relevance.extractor,
@@ -97,19 +105,19 @@ def to_json(run: Run) -> dict[str, Any]:
         "received_bytes": delivered.received_bytes,
         "packets": plan.packets,
         "level_map_bytes": plan.level_map_bytes,
-        "levels": [_plain(count) for count in plan.levels],
+        "levels": [plain(count) for count in plan.levels],
         "sent_patches": delivered.sent_patches,
         "received_patches": delivered.received_patches,
         "elapsed_s": delivered.elapsed_s,
-        "stages_s": _plain(delivered.stages),
-        "link": link_to_json(delivered.link.settings),
+        "stages_s": plain(delivered.stages),
+        "link": plain(delivered.link.settings),
         **(absent if run.quality is None else run.quality.to_json()),
     }
 
 
-def link_to_json(settings: Any) -> dict[str, Any]:
-    """The link's settings as plain values."""
-    return {**_plain(settings), "queue_bytes": settings.queue_bytes, "seed": settings.seed}
+def plain(message: Message) -> dict[str, Any]:
+    """A message of plain fields as a dictionary, numbers as numbers (protobuf's JSON writes some as text)."""
+    return {field.name: getattr(message, field.name) for field in message.DESCRIPTOR.fields}
 
 
 def write_pictures(run: Run, directory: Path) -> dict[str, str]:
@@ -162,8 +170,3 @@ def _with_losses(planned: UInt8Array, received: Reconstruction) -> UInt8Array:
     arrived = _grey(received.level_map_png) if received.level_map_png else np.zeros_like(planned)
     lost = (planned > 0) & (arrived == 0)
     return np.where(lost, _LOST, planned).astype(np.uint8)
-
-
-def _plain(message: Any) -> dict[str, Any]:
-    """Numbers as numbers: protobuf's own JSON would write 64-bit integers as text."""
-    return MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
