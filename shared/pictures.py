@@ -94,8 +94,8 @@ def _decoded(data: bytes, field: str) -> Image.Image:
         raise InvalidInputError(field, "is empty")
     try:
         with warnings.catch_warnings():
-            # PatchGrid holds the limit; Pillow's own warning about bombs would only come on top.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            # Damaged tags are Pillow's to skip, and bombs are PatchGrid's to refuse; neither needs a warning on top.
+            warnings.simplefilter("ignore")
             image = Image.open(io.BytesIO(data), formats=_FORMATS)
             PatchGrid(image.width, image.height)
             image.load()
