@@ -46,7 +46,7 @@ class _Credit:
 
 
 async def relay(
-    stub: channel_pb2_grpc.ChannelServiceAsyncStub,
+    stub: "channel_pb2_grpc.ChannelServiceAsyncStub",
     packets: list[bytes],
     transmission_id: int,
     *,

@@ -47,7 +47,7 @@ class TransmitterServicer(transmitter_pb2_grpc.TransmitterServiceServicer):
         self._stub = channel_pb2_grpc.ChannelServiceStub(channel)
         self._workers = ThreadPoolExecutor(config.jobs, thread_name_prefix="job")
 
-    async def Transmit(  # noqa: N802 - named by the .proto
+    async def Transmit(
         self,
         request: transmitter_pb2.TransmitRequest,
         context: _Context,  # noqa: ARG002
@@ -115,7 +115,7 @@ class TransmitterServicer(transmitter_pb2_grpc.TransmitterServiceServicer):
                 told_s = now_s
                 yield _progress(event, now_s)
 
-    async def GetRelevance(  # noqa: N802 - named by the .proto
+    async def GetRelevance(
         self,
         request: transmitter_pb2.GetRelevanceRequest,
         context: _Context,  # noqa: ARG002
@@ -131,7 +131,7 @@ class TransmitterServicer(transmitter_pb2_grpc.TransmitterServiceServicer):
 
         return transmitter_pb2.GetRelevanceResponse(relevance=await self._work(compute))
 
-    async def GetTransmitterInfo(  # noqa: N802 - named by the .proto
+    async def GetTransmitterInfo(
         self,
         request: transmitter_pb2.GetTransmitterInfoRequest,  # noqa: ARG002
         context: _Context,  # noqa: ARG002

@@ -1,0 +1,113 @@
+"""Stand-ins for what a test does not look at: a codec and an extractor without weights, a channel without a link."""
+
+import asyncio
+import zlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import grpc
+import numpy as np
+
+from shared.codec.contract import EncodedPatches
+from shared.levels import LEVEL_BYTES
+from shared.packets import Packet
+from shared.reports import Report, ReportOutcome
+from shared.stubs.mmsc.v1 import channel_pb2, channel_pb2_grpc
+from transmitter.relevance.contract import Relevance
+
+
+class MeanCodec:
+    """A codec whose lower levels hold the patch's mean colour."""
+
+    weights_hash = b"mean"
+
+    def encode(self, patches: np.ndarray) -> EncodedPatches:
+        flat = patches.reshape(len(patches), -1, 3)
+        mean = np.rint(flat.mean(axis=1)).astype(np.uint8)
+        coded = [np.tile(mean, size // 3) for size in LEVEL_BYTES[:-1]]
+        error = ((flat.astype(np.float32) - mean[:, None]) ** 2).sum(axis=(1, 2))
+        columns = [np.full(len(flat), np.inf, np.float32), error, error * 0.9, error * 0.8, error * 0]
+        return EncodedPatches((*coded, flat.reshape(len(flat), -1)), np.stack(columns, axis=1))
+
+    def decode(self, level: int, payload: np.ndarray) -> np.ndarray:
+        samples = payload if level == 4 else np.tile(payload[:, :3], 64)
+        return samples.reshape(-1, 8, 8, 3)
+
+
+class LeftHalf:
+    """An extractor to which the left half is what was asked for, unless asked for nothing that exists."""
+
+    name = "left-half"
+
+    def __call__(self, image: np.ndarray, query: str) -> Relevance:
+        relevance = np.zeros(image.shape[:2], np.float32)
+        relevance[:, : max(image.shape[1] // 2, 1)] = 1
+        present = query != "unicorn"
+        return Relevance(relevance if present else relevance * 0.01, present)
+
+
+class FakeChannel(channel_pb2_grpc.ChannelServiceServicer):
+    """Takes packets at once and answers as a receiver would that got everything.
+
+    Args:
+        on_packets: called with each message's packets; may raise to break the stream.
+        queue_bytes: granted credit.
+        answers: False never reports.
+    """
+
+    def __init__(
+        self,
+        on_packets: Callable[[list[bytes]], None] = lambda _: None,
+        queue_bytes: int = 65_536,
+        *,
+        answers: bool = True,
+    ) -> None:
+        self.on_packets, self.queue_bytes, self.answers = on_packets, queue_bytes, answers
+        self.packets: list[bytes] = []
+        self.most_ahead_bytes = 0
+        self.open_streams = 0
+
+    async def GetLink(self, request, context):
+        settings = channel_pb2.LinkSettings(rate_bps=64_000, propagation_s=0.01, queue_bytes=self.queue_bytes)
+        return channel_pb2.GetLinkResponse(link=channel_pb2.LinkState(settings=settings))
+
+    async def Relay(self, request_iterator, context):
+        self.open_streams += 1
+        try:
+            granted, got = self.queue_bytes, 0
+            yield channel_pb2.RelayResponse(credit_bytes=granted)
+            async for request in request_iterator:
+                got += sum(map(len, request.packets))
+                self.most_ahead_bytes = max(self.most_ahead_bytes, got - granted + self.queue_bytes)
+                self.packets += request.packets
+                self.on_packets(list(request.packets))
+                await asyncio.sleep(0)
+                granted = got + self.queue_bytes
+                yield channel_pb2.RelayResponse(credit_bytes=granted, departed_bytes=got)
+            if not self.answers:
+                await asyncio.Event().wait()
+            yield channel_pb2.RelayResponse(packets=[b"damaged", self._report(got, 1), self._report(got, 0)])
+        finally:
+            self.open_streams -= 1
+
+    def _report(self, got: int, other: int) -> bytes:
+        transmission = Packet.from_bytes(self.packets[-1]).transmission_id ^ other
+        return Report(transmission, ReportOutcome.COMPLETE, got, 10, 10, 0.05).to_packet()
+
+
+@asynccontextmanager
+async def serving(add: Callable[[grpc.aio.Server], None]) -> AsyncIterator[str]:
+    """Runs servicers on a free loopback port while the context lasts."""
+    server = grpc.aio.server()
+    add(server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        await server.stop(0)
+
+
+def checksum(array: np.ndarray) -> int:
+    """A short name for an array's content."""
+    return zlib.crc32(np.ascontiguousarray(array).tobytes())

@@ -1,0 +1,134 @@
+"""The relevance extractor that needs nothing but this repository: picture and free text to a soft map.
+
+```
+query ─ split_query ─ phrases ─ TextTower ─ unit vectors ┐
+                                                         ├─ logits ─ max over phrases ─ sigmoid ─ map
+picture ─ scaled to 480 ─ RelevanceNetwork ─ 512 per 8x8 ┘
+```
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from shared.arrays import Float32Array, UInt8Array
+from shared.errors import InvalidInputError
+from shared.patches import PatchGrid
+from transmitter.relevance.contract import Relevance
+from transmitter.relevance.network import SIZE_STEP, RelevanceNetwork
+from transmitter.relevance.phrases import split_query
+from transmitter.relevance.text_tower import TextTower
+
+NAME: Final = "embedded"
+"""What requests and events call this extractor."""
+
+LONG_SIDE: Final = 480
+"""Larger pictures are scaled down to this before the network, in pixels."""
+
+_CACHED_QUERIES: Final = 256
+_PEAK_SHARE: Final = 0.005
+
+
+@dataclass(frozen=True)
+class RelevanceModel:
+    """Everything that training makes and the weights file holds."""
+
+    network: RelevanceNetwork
+    """Sees the picture."""
+
+    tower: TextTower
+    """Reads the phrases."""
+
+    anything: Tensor
+    """(512,), unit length: the phrase vector of the empty query."""
+
+    threshold: float
+    """Peak confidence from which something asked for counts as present, 0 to 1."""
+
+
+class EmbeddedExtractor:
+    """Computes relevance maps with the shipped weights.
+
+    Args:
+        model: as from `weights.load`.
+    """
+
+    name = NAME
+
+    def __init__(self, model: RelevanceModel) -> None:
+        self._model = model
+        self._vectors: Callable[[tuple[str, ...]], Tensor] = lru_cache(_CACHED_QUERIES)(self._encode)
+
+    def __call__(self, image: UInt8Array, query: str) -> Relevance:
+        """Relevance of each pixel (paper eq. 7).
+
+        Args:
+            image: (height, width, 3) uint8 RGB, any size that `PatchGrid` takes.
+            query: any text; empty (or without letters and digits) means "whatever is salient".
+
+        Returns:
+            A map of the picture's own size. Where nothing of what was asked is found, the map is constant at
+            its own low mean and `present` is False; the empty query always counts as present.
+
+        Raises:
+            InvalidInputError: the picture is of another shape or dtype, or too large.
+        """
+        _check(image)
+        phrases = split_query(query)
+        logits = self._logits(image, self._vectors(phrases))
+        present = not phrases or peak(logits) >= self._model.threshold
+        if not present:
+            mean = float(torch.sigmoid(logits).mean())
+            return Relevance(np.full(image.shape[:2], mean, np.float32), present=False)
+        return Relevance(_to_pixels(logits, image.shape[0], image.shape[1]), present=True)
+
+    def _encode(self, phrases: tuple[str, ...]) -> Tensor:
+        with torch.inference_mode():
+            return self._model.tower.encode(phrases) if phrases else self._model.anything[None]
+
+    def _logits(self, image: UInt8Array, vectors: Tensor) -> Tensor:
+        """(rows, columns) of the network's grid: the best phrase's logit."""
+        with torch.inference_mode():
+            network = self._model.network
+            return network.logits(network(to_input(image)), vectors)[0].amax(0)
+
+
+def _check(image: UInt8Array) -> None:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise InvalidInputError("image", f"must be (height, width, 3) uint8, not {image.shape} {image.dtype}")
+    PatchGrid.of(image)
+
+
+def to_input(image: UInt8Array) -> Tensor:
+    """(height, width, 3) uint8 RGB to the network's (1, 3, h, w) in -1..1, sides multiples of 32."""
+    height, width = image.shape[:2]
+    zoom = min(1.0, LONG_SIDE / max(height, width))
+    size = tuple(max(1, round(side * zoom / SIZE_STEP)) * SIZE_STEP for side in (width, height))
+    scaled = Image.fromarray(image).resize((size[0], size[1]), Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(scaled, np.float32)).permute(2, 0, 1)[None] / 127.5 - 1
+
+
+def peak(logits: Tensor) -> float:
+    """Confidence of the best half percent of the patches; one stray patch is not a find.
+
+    Args:
+        logits: of one phrase or of the best phrase, any shape.
+
+    Returns:
+        0 to 1.
+    """
+    count = max(1, round(logits.numel() * _PEAK_SHARE))
+    return float(torch.sigmoid(logits.flatten().topk(count).values).mean())
+
+
+def _to_pixels(logits: Tensor, height: int, width: int) -> Float32Array:
+    """(rows, columns) logits to (height, width) confidences, 0 to 1; logits blend to sharper edges."""
+    grown = functional.interpolate(logits[None, None], (height, width), mode="bilinear", align_corners=False)
+    return np.asarray(torch.sigmoid(grown[0, 0]).numpy(), np.float32)

@@ -1,0 +1,95 @@
+"""The small text encoder: any phrase to a unit vector in (centred) CLIP ViT-B/32 text space.
+
+```
+word ──┬─ own vector (if known) ─┐
+       └─ letter groups, hashed ─┴─ sum ─ attention over the phrase's words ─ two layers ─ unit length
+```
+
+Words that training never saw live on their letter groups alone, so that any script and any typo gets a vector.
+"""
+
+import zlib
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from transmitter.relevance.network import TEXT_CHANNELS
+from transmitter.relevance.phrases import MAX_WORDS, stem
+
+WORD_CHANNELS: Final = 192
+"""Dimensions of a word inside the tower."""
+
+GRAM_BUCKETS: Final = 8192
+"""Rows of the table that the letter groups are hashed into."""
+
+MAX_GRAMS: Final = 32
+"""Letter groups of a word after this many are not read."""
+
+
+class TextTower(nn.Module):
+    """Encodes phrases.
+
+    Args:
+        words: the known words, in the order of their rows.
+    """
+
+    def __init__(self, words: Sequence[str]) -> None:
+        super().__init__()
+        self.words = tuple(words)
+        self._rows = {word: row for row, word in enumerate(words, start=2)}
+        # Row 0 pads; row 1 is every unknown word's.
+        self.word_table = nn.Embedding(len(words) + 2, WORD_CHANNELS, padding_idx=0)
+        self.gram_table = nn.EmbeddingBag(GRAM_BUCKETS, WORD_CHANNELS, mode="mean", padding_idx=0)
+        self.place_table = nn.Embedding(MAX_WORDS, WORD_CHANNELS)
+        self.weigh = nn.Linear(WORD_CHANNELS, 1)
+        self.body = nn.Sequential(nn.Linear(WORD_CHANNELS * 2, 768), nn.SiLU(), nn.Linear(768, TEXT_CHANNELS))
+
+    def tokens(self, phrases: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Numbers of the words and of their letter groups.
+
+        Returns:
+            (phrases, words) int64 rows of the word table and (phrases, words, groups) int64 buckets, both
+            0 where there is nothing; words are counted from the last.
+        """
+        words = torch.zeros(len(phrases), MAX_WORDS, dtype=torch.int64)
+        grams = torch.zeros(len(phrases), MAX_WORDS, MAX_GRAMS, dtype=torch.int64)
+        for row, phrase in enumerate(phrases):
+            for place, word in enumerate(reversed(phrase.split()[-MAX_WORDS:])):
+                words[row, place] = self._row(word)
+                buckets = letter_groups(stem(word))
+                grams[row, place, : len(buckets)] = torch.tensor(buckets)
+        return words, grams
+
+    def knows(self, word: str) -> bool:
+        """Whether training saw this word."""
+        return self._row(word) > 1
+
+    def _row(self, word: str) -> int:
+        return self._rows.get(word) or self._rows.get(stem(word), 1)
+
+    def forward(self, words: Tensor, grams: Tensor) -> Tensor:
+        """Tokens as from `tokens` to (phrases, 512), unit length."""
+        flat = self.gram_table(grams.flatten(0, 1)).unflatten(0, words.shape)
+        vectors = self.word_table(words) + flat
+        places = self.place_table.weight[: words.shape[1]]
+        scores = self.weigh(torch.tanh(vectors + places)).squeeze(-1)
+        shares = torch.softmax(scores.masked_fill(words == 0, -1e4), 1)
+        pooled = torch.cat([(shares.unsqueeze(-1) * vectors).sum(1), vectors[:, 0]], 1)
+        return functional.normalize(self.body(pooled), dim=1)
+
+    def encode(self, phrases: Sequence[str]) -> Tensor:
+        """Phrases as from `split_query` to (phrases, 512), unit length."""
+        encoded: Tensor = self(*self.tokens(phrases))
+        return encoded
+
+
+@lru_cache(maxsize=4096)
+def letter_groups(word: str) -> list[int]:
+    """Buckets (1 and up) of a word's groups of three to five letters, its ends marked."""
+    marked = f"<{word[:24]}>"
+    groups = [marked[at : at + size] for size in (3, 4, 5) for at in range(max(1, len(marked) - size + 1))]
+    return [zlib.crc32(group.encode()) % (GRAM_BUCKETS - 1) + 1 for group in dict.fromkeys(groups)][:MAX_GRAMS]
