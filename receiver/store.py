@@ -5,11 +5,14 @@ there is nothing but them, new ones are refused until some fall silent for too l
 """
 
 from dataclasses import dataclass
+from typing import Final
 
 from receiver.assembly import Assembly
 from shared.errors import UnavailableError
 from shared.packets import Packet
 from shared.reports import ReportOutcome
+
+_RESERVE_BYTES: Final = 2_000  # more than what keeping a packet takes beyond its body
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ class Store:
         """
         entry = self._entries.get(packet.transmission_id)
         count = self._max_transmissions if entry else self._max_transmissions - 1
-        if not self._make_room(count, self._max_bytes - len(packet.body), keep=entry):
+        if not self._make_room(count, self._max_bytes - len(packet.body) - _RESERVE_BYTES, keep=entry):
             raise UnavailableError("the receiver is full")
         if entry is None:
             assembly = Assembly(packet.transmission_id, self._weights_hash, now)

@@ -63,6 +63,7 @@ class Sent:
 
 def sent(
     transmission_id: int = ID,
+    *,
     size: tuple[int, int] = (61, 45),
     seed: int = 0,
     packet_bytes: int = 256,

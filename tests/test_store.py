@@ -1,0 +1,256 @@
+"""What the receiver remembers and forgets, and how one stream's packets are sorted."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
+from receiver_fakes import ID, WEIGHTS, Sent, sent
+
+from receiver.ingest import MAX_OPEN, StreamIngest
+from receiver.metrics import PACKET_OUTCOMES, ReceiverMetrics
+from receiver.store import Entry, Picture, Store
+from shared.errors import UnavailableError
+from shared.levels import LEVEL_BYTES
+from shared.packets import Packet, PacketKind
+from shared.reports import Report, ReportOutcome
+
+SENT = sent()
+OTHER = sent(0x12345678, seed=1)
+
+
+def store(max_transmissions: int = 3, max_bytes: int = 10_000_000, idle_s: float = 60.0) -> Store:
+    return Store(max_transmissions, max_bytes, idle_s, WEIGHTS)
+
+
+def admit(kept: Store, number: int, now: float, *, ended: bool = False) -> Entry:
+    entry = kept.admit(Packet(PacketKind.HEADER, number, 0, bytes(100)), now)
+    if ended:
+        entry.assembly.close()
+    return entry
+
+
+# ---- store ----------------------------------------------------------------------------------------
+
+
+def test_the_oldest_ended_goes_first() -> None:
+    kept = store()
+    for number, now in ((1, 1.0), (2, 2.0), (3, 3.0)):
+        admit(kept, number, now, ended=number > 1)
+    admit(kept, 4, 4.0)
+    assert [entry.assembly.transmission_id for entry in kept.newest_first()] == [4, 3, 1]
+    assert kept.get(2) is None
+
+
+def test_a_packet_makes_its_transmission_young() -> None:
+    kept = store()
+    for number, now in ((1, 1.0), (2, 2.0), (3, 3.0), (1, 4.0)):
+        admit(kept, number, now, ended=True)
+    admit(kept, 4, 5.0)
+    assert kept.get(1) is not None
+    assert kept.get(2) is None
+
+
+def test_full_of_unfinished_ones() -> None:
+    kept = store()
+    for number in range(3):
+        admit(kept, number, 1.0)
+    with pytest.raises(UnavailableError):
+        admit(kept, 9, 2.0)
+    assert admit(kept, 2, 2.0) is kept.get(2)
+    assert {entry.assembly.outcome for entry in kept.expire(62.0)} == {ReportOutcome.FAILED}
+    assert admit(kept, 9, 63.0).assembly.transmission_id == 9
+
+
+def test_expiry() -> None:
+    kept = store(idle_s=10.0)
+    silent, busy, done = admit(kept, 1, 0.0), admit(kept, 2, 0.0), admit(kept, 3, 0.0, ended=True)
+    admit(kept, 2, 5.0)
+    assert kept.expire(9.9) == []
+    assert kept.expire(10.0) == [silent]
+    assert silent.ended
+    assert not busy.ended
+    assert kept.expire(11.0) == []
+    assert kept.get(3) is done
+
+
+def test_bytes_are_bounded() -> None:
+    kept = store(max_transmissions=100, max_bytes=20_000)
+    for number in range(50):
+        packet = Packet(PacketKind.PATCHES, number, 0, bytes(3_000))
+        entry = kept.admit(packet, float(number))
+        entry.assembly.accept(packet, float(number))
+        kept.settle(entry)
+        entry.assembly.close()
+        assert kept.stored_bytes <= 20_000
+    assert kept.get(49) is not None
+    assert kept.get(0) is None
+    assert kept.stored_bytes == sum(entry.assembly.stored_bytes for entry in kept.newest_first())
+
+
+def test_pictures_count_and_give_way() -> None:
+    kept = store(max_bytes=50_000)
+    entry = admit(kept, 1, 0.0, ended=True)
+    before = kept.stored_bytes
+    kept.keep(entry, Picture(1, bytes(10_000), bytes(500), 0.1))
+    assert kept.stored_bytes == before + 10_500
+    kept.keep(entry, Picture(2, bytes(60_000), b"", 0.1))
+    assert entry.picture is None
+    assert kept.stored_bytes == before
+
+
+def test_a_picture_of_a_forgotten_transmission_is_not_charged() -> None:
+    kept = store(max_transmissions=1)
+    entry = admit(kept, 1, 0.0, ended=True)
+    admit(kept, 2, 1.0)
+    before = kept.stored_bytes
+    kept.keep(entry, Picture(1, bytes(10_000), b"", 0.1))
+    assert kept.stored_bytes == before
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(1, 900), st.booleans()), max_size=80))
+def test_limits_hold_whatever_comes(steps: list[tuple[int, int, bool]]) -> None:
+    kept = store(max_transmissions=4, max_bytes=5_000)
+    for now, (number, size, ended) in enumerate(steps):
+        packet = Packet(PacketKind.PATCHES, number, now, bytes(size))
+        try:
+            entry = kept.admit(packet, float(now))
+        except UnavailableError:
+            assert not any(held.ended for held in kept.newest_first() if held.assembly.transmission_id != number)
+            continue
+        entry.assembly.accept(packet, float(now))
+        if ended:
+            entry.assembly.close()
+        kept.settle(entry)
+        assert len(kept.newest_first()) <= 4
+        assert kept.stored_bytes == sum(held.assembly.stored_bytes for held in kept.newest_first())
+        assert kept.stored_bytes <= 5_000
+
+
+# ---- ingest ---------------------------------------------------------------------------------------
+
+
+class Stream:
+    """One stream into a store of its own, and the metrics."""
+
+    def __init__(self, kept: Store | None = None) -> None:
+        self.registry = CollectorRegistry()
+        self.store = kept or store()
+        self.metrics = ReceiverMetrics(self.registry)
+        self.ingest = StreamIngest(self.store, self.metrics)
+
+    def feed(self, packets: list[bytes], now: float = 1.0) -> list[Entry]:
+        return [entry for data in packets if (entry := self.ingest.take(data, now))]
+
+    def value(self, name: str, **labels: str) -> float:
+        return self.registry.get_sample_value(f"mmsc_receiver_{name}", labels) or 0.0
+
+    def packets(self) -> dict[str, int]:
+        counts = {name: int(self.value("packets_total", outcome=name)) for name in PACKET_OUTCOMES}
+        return {name: count for name, count in counts.items() if count}
+
+
+@pytest.fixture
+def stream() -> Iterator[Stream]:
+    return Stream()
+
+
+def test_complete_is_told_once(stream: Stream) -> None:
+    (entry,) = stream.feed(SENT.packets + SENT.packets)
+    assert entry is stream.store.get(ID)
+    assert stream.ingest.end() == []
+    assert stream.packets() == {"accepted": len(SENT.packets), "duplicate": len(SENT.packets)}
+
+
+def test_complete_elsewhere_is_told_here_too(stream: Stream) -> None:
+    stream.feed(SENT.packets)
+    again = StreamIngest(stream.store, stream.metrics)
+    assert again.take(SENT.packets[3], 2.0) is stream.store.get(ID)
+    assert stream.value("transmissions_total", outcome="complete") == 1
+
+
+@given(st.randoms())
+def test_interleaved_transmissions(random) -> None:
+    stream = Stream()
+    mixed = SENT.packets + OTHER.packets
+    random.shuffle(mixed)
+    done = stream.feed(mixed)
+    assert {entry.assembly.transmission_id for entry in done} == {ID, 0x12345678}
+    assert all(entry.assembly.received_patches == entry.assembly.expected_patches for entry in done)
+
+
+def test_end_closes_what_is_open(stream: Stream) -> None:
+    stream.feed(SENT.packets[:-1] + OTHER.packets[1:])
+    ended = stream.ingest.end()
+    assert [entry.assembly.outcome for entry in ended] == [ReportOutcome.PARTIAL, ReportOutcome.FAILED]
+    assert stream.ingest.end() == []
+    assert stream.value("transmissions_total", outcome="partial") == 1
+    assert stream.value("transmissions_total", outcome="failed") == 1
+
+
+@given(st.lists(st.binary(max_size=300), max_size=20))
+def test_garbage_is_counted_and_dropped(garbage: list[bytes]) -> None:
+    stream = Stream()
+    assert stream.feed(garbage) == []
+    assert stream.packets() == ({"corrupt": len(garbage)} if garbage else {})
+    assert stream.store.newest_first() == []
+    assert stream.value("received_bytes_total") == sum(map(len, garbage))
+
+
+@given(st.data())
+def test_damage_never_reaches_a_picture(data: st.DataObject) -> None:
+    stream = Stream()
+    victim = data.draw(st.integers(0, len(SENT.packets) - 1))
+    packet = bytearray(SENT.packets[victim])
+    place = data.draw(st.integers(0, len(packet) - 1))
+    packet[place] ^= data.draw(st.integers(1, 255))
+    cut = data.draw(st.integers(0, len(packet) - 1))
+    for damaged in (bytes(packet), SENT.packets[victim][:cut]):
+        assert stream.ingest.take(damaged, 1.0) is None
+    assert stream.packets() == {"corrupt": 2}
+    assert len(stream.feed(SENT.packets)) == 1
+
+
+def test_foreign_packets(stream: Stream) -> None:
+    report = Report(ID, ReportOutcome.COMPLETE, 0, 0, 0, 0.0).to_packet()
+    misplaced = Packet(PacketKind.PATCHES, ID, 10_000, bytes(12)).to_bytes()
+    foreign = Packet(PacketKind.HEADER, 7, 0, bytes(14)).to_bytes()
+    stream.feed([*SENT.packets[:-1], report, misplaced, foreign])
+    assert stream.packets() == {"accepted": len(SENT.packets) - 1, "foreign": 3}
+    assert stream.store.get(7) is not None
+    assert {entry.assembly.outcome for entry in stream.ingest.end()} == {ReportOutcome.PARTIAL, ReportOutcome.FAILED}
+
+
+def test_one_stream_may_not_open_everything() -> None:
+    stream = Stream(store(max_transmissions=100))
+    starts = [Packet(PacketKind.HEADER, number, 0, b"\x01").to_bytes() for number in range(MAX_OPEN + 5)]
+    stream.feed(starts)
+    assert stream.packets() == {"accepted": MAX_OPEN, "refused": 5}
+    assert len(stream.store.newest_first()) == MAX_OPEN
+
+
+def test_levels_are_counted(stream: Stream) -> None:
+    stream.feed(SENT.packets[:-1])
+    stream.ingest.end()
+    planned = np.bincount(SENT.levels, minlength=len(LEVEL_BYTES))
+    assert stream.value("patches_total", level="0", outcome="skipped") == planned[0]
+    received = [stream.value("patches_total", level=str(level), outcome="received") for level in range(1, 5)]
+    lost = [stream.value("patches_total", level=str(level), outcome="lost") for level in range(1, 5)]
+    assert sum(lost) > 0
+    assert (np.add(received, lost) == planned[1:]).all()
+    for level in range(1, 5):
+        wire = stream.value("received_level_bytes_total", level=str(level))
+        assert wire == received[level - 1] * LEVEL_BYTES[level]
+
+
+def test_span_from_first_to_last_byte(stream: Stream) -> None:
+    stream.feed(SENT.packets[:1], now=1.0)
+    stream.feed(SENT.packets[1:], now=3.5)
+    assert stream.value("first_to_last_byte_seconds_sum") == 2.5
+
+
+def test_sent_fixture_has_every_level() -> None:
+    assert isinstance(SENT, Sent)
+    assert set(SENT.levels.tolist()) == set(range(len(LEVEL_BYTES)))
