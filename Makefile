@@ -29,3 +29,43 @@ lock:  ## Resolves pyproject.toml again into the hashed locks
 	uv pip compile --quiet pyproject.toml --constraint requirements/dev.txt --generate-hashes --no-emit-index-url --python-version 3.11 --output-file requirements/channel.txt
 	uv pip compile --quiet pyproject.toml --extra receiver --constraint requirements/dev.txt --generate-hashes --no-emit-index-url --python-version 3.11 --output-file requirements/receiver.txt
 	uv pip compile --quiet pyproject.toml --extra transmitter --constraint requirements/dev.txt --generate-hashes --no-emit-index-url --python-version 3.11 --output-file requirements/transmitter.txt
+
+# ---- the main job and the tests ---------------------------------------------
+
+demo: $(STAMP)  ## Sends three pictures through the three real services; out/demo/
+	$(BIN)/python -m client.demo
+
+test: $(STAMP)  ## The test suite
+	$(BIN)/python -m pytest
+
+check: lint types protos-check containers-check test  ## Everything that a change must pass
+
+lint: $(STAMP)  ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)  ## mypy, strict
+	$(BIN)/mypy
+
+# ---- protos -----------------------------------------------------------------
+
+protos: $(STAMP)  ## Generates shared/stubs from proto/
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python proto/generate.py
+
+protos-check: $(STAMP)  ## buf lint, and the committed stubs are those of the protos
+	$(BIN)/buf lint proto
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python proto/generate.py --check
+
+# ---- measurements (not part of the tests) -----------------------------------
+
+quality: $(STAMP)  ## Relevance and ladder on the development photos (needs $(DATA)); out/quality/
+	$(BIN)/python -m evaluation.relevance_ap --data $(DATA)/coco_query_dev --json out/quality/relevance.json
+	$(BIN)/python -m evaluation.ladder_quality --data $(DATA)/coco_query_dev --json out/quality/ladder.json
+
+BENCHES := allocation channel compute end-to-end
+bench: $(BENCHES:%=bench-%)  ## All short benchmarks; out/bench/
+bench-%: $(STAMP)  ## One benchmark: allocation, channel, compute or end-to-end
+	$(BIN)/python -m evaluation.bench.$(subst -,_,$*)
+
+clean:  ## Removes what was made, but not .venv
+	rm -rf out .mypy_cache .ruff_cache .pytest_cache .hypothesis
