@@ -79,8 +79,8 @@ def carry_out(client: Client, question: Question, on_event: OnEvent | None = Non
     )
     received = client.reconstruction(sent.transmission_id)
     picture = read_picture(received.image_png, "reconstruction") if received.image_png else None
-    relevance = np.divide(_grey(sent.relevance.relevance_png), 255, dtype=np.float32)
-    levels = _with_losses(_grey(sent.plan.level_map_png), received)
+    relevance = np.divide(decode_grey(sent.relevance.relevance_png), 255, dtype=np.float32)
+    levels = _with_losses(decode_grey(sent.plan.level_map_png), received)
     quality = None if picture is None else measure(original, picture, relevance)
     return Run(asked, original, sent, received, picture, relevance, levels, quality)
 
@@ -161,12 +161,13 @@ def _patience_s(budget: Budget, raw_bytes: int, rate_bps: float) -> float:
     return _BASE_PATIENCE_S + _PATIENCE_FACTOR * on_link_s
 
 
-def _grey(png: bytes) -> UInt8Array:
+def decode_grey(png: bytes) -> UInt8Array:
+    """(height, width) of a grey PNG from one of our services."""
     with Image.open(io.BytesIO(png)) as image:
         return np.array(image.convert("L"))
 
 
 def _with_losses(planned: UInt8Array, received: Reconstruction) -> UInt8Array:
-    arrived = _grey(received.level_map_png) if received.level_map_png else np.zeros_like(planned)
+    arrived = decode_grey(received.level_map_png) if received.level_map_png else np.zeros_like(planned)
     lost = (planned > 0) & (arrived == 0)
     return np.where(lost, _LOST, planned).astype(np.uint8)

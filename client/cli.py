@@ -1,0 +1,111 @@
+"""`mmsc`: sends the part of a picture that matters to a question over a link too thin for the whole picture.
+
+Whatever goes wrong is one line on standard error: exit code 2 where the input was at fault, 1 where a service
+was, 130 after Ctrl-C.
+"""
+
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import Final, NoReturn
+
+import click
+
+from shared.errors import InvalidInputError, MmscError
+
+_OK, _FAILED, _BAD_INPUT, _INTERRUPTED, _TERMINATED = 0, 1, 2, 130, 143
+
+# Names and one-liners stand here so that `mmsc --help` need not import what the commands need.
+_COMMANDS: Final = {
+    "send": "Sends a picture and shows what the receiver got.",
+    "relevance": "Shows what of a picture matters to a question; nothing is sent.",
+    "up": "Runs the three services on this machine until Ctrl-C.",
+    "channel": "Shows or changes the emulated link.",
+}
+
+
+class _LazyGroup(click.Group):
+    """Imports a command's module when that command is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """The commands in the order of the help."""
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """The command of that name."""
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"client.commands.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """The list of commands in the help."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="mmsc", prog_name="mmsc")
+def cli() -> None:
+    """Sends the part of a picture that matters to a question over a link too thin for the whole picture.
+
+    Try: mmsc send photo.jpg "traffic sign" --percent 2 --local
+    """
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command line.
+
+    Args:
+        arguments: what follows `mmsc`; None takes them from `sys.argv`.
+
+    Returns:
+        The exit code; what went wrong has been said on standard error.
+    """
+    try:
+        cli.main(args=arguments, prog_name="mmsc", standalone_mode=False)
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - a person gets one line, no stack trace
+        return _explained(error)
+    return _OK
+
+
+def _explained(error: BaseException) -> int:
+    """Says in one line what went wrong; the exit code."""
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        click.echo(error.format_message(), err=True)
+        return _BAD_INPUT
+    if isinstance(error, click.ClickException):
+        return _say(error.format_message(), _BAD_INPUT)
+    if isinstance(error, MmscError):
+        return _say(str(error), _BAD_INPUT if isinstance(error, InvalidInputError) else _FAILED)
+    if isinstance(error, (click.exceptions.Abort, KeyboardInterrupt)):
+        return _say("interrupted", _INTERRUPTED)
+    if os.environ.get("MMSC_TRACEBACK"):
+        raise error
+    return _say(f"unexpected {type(error).__name__}: {error} (MMSC_TRACEBACK=1 shows where)", _FAILED)
+
+
+def _say(message: str, code: int) -> int:
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    click.echo(f"mmsc: {' '.join(lines) or 'failed'}", err=True)
+    return code
+
+
+def _terminate(_number: int, _frame: FrameType | None) -> NoReturn:
+    # Unwinds the stack, so that services that were started here are stopped in order.
+    raise SystemExit(_TERMINATED)
+
+
+def main() -> NoReturn:
+    """Entry point of the `mmsc` command."""
+    # gRPC's C core would log connection details between our lines.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    signal.signal(signal.SIGTERM, _terminate)
+    sys.exit(run())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The commands of `mmsc`, one module each."""

@@ -1,0 +1,93 @@
+"""`mmsc relevance`: what of a picture matters to a question, without sending anything."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from client.api import Client
+from client.inputs import read_input, write_output
+from client.params import checked_address
+from client.progress import waiting
+from client.runs import decode_grey
+from shared.errors import InvalidInputError
+from shared.pictures import png_bytes, read_picture
+from shared.stubs.mmsc.v1 import transmitter_pb2
+
+_TIMEOUT_S = 120.0
+_path = click.Path(path_type=Path)
+
+
+@click.command()
+@click.argument("image", type=_path)
+@click.argument("query", default="")
+@click.option("--out", type=_path, required=True, metavar="MAP.png", help="The map as a grey PNG, brighter is more.")
+@click.option("--figure", type=_path, metavar="FIG.png", help="Also a heat map over the photo.")
+@click.option("--local", is_flag=True, help="Computes in this process; so it does unless --transmitter is given.")
+@click.option(
+    "--transmitter", metavar="HOST:PORT", callback=checked_address, help="Has a running transmitter compute it."
+)
+@click.option("--extractor", default="", metavar="NAME", help="Relevance extractor of the transmitter.")
+@click.option("--json", "as_json", is_flag=True, help="Prints one JSON object.")
+def command(image: Path, query: str, out: Path, figure: Path | None, *, as_json: bool, **where: Any) -> None:
+    """Shows what in IMAGE matters to QUERY; nothing is sent over any channel.
+
+    The map can be edited and given to `mmsc send --relevance`.
+    """
+    if where["local"] and where["transmitter"]:
+        raise click.UsageError("--local and --transmitter exclude each other")
+    data = read_input(image, "image")
+    picture = read_picture(data)
+    with waiting() as wait:
+        wait.say("computing the relevance")
+        answer = _remote(data, query, where) if where["transmitter"] else _in_process(data, query, where["extractor"])
+        write_output(out, answer.relevance_png, "--out")
+        if figure is not None:
+            from client.figures import overlay  # noqa: PLC0415 - matplotlib takes a second to import
+
+            heat = overlay(picture, np.divide(decode_grey(answer.relevance_png), 255, dtype=np.float32))
+            write_output(figure, png_bytes(heat), "--figure")
+    _print(answer, out, as_json=as_json)
+
+
+def _remote(data: bytes, query: str, where: dict[str, Any]) -> transmitter_pb2.RelevanceReady:
+    with Client(transmitter=where["transmitter"], timeout_s=_TIMEOUT_S) as client:
+        return client.relevance(data, query, where["extractor"])
+
+
+def _in_process(data: bytes, query: str, extractor: str) -> transmitter_pb2.RelevanceReady:
+    """What a transmitter would answer; torch is imported only here."""
+    from transmitter.relevance import load_embedded  # noqa: PLC0415
+
+    model = load_embedded()
+    if extractor not in ("", model.name):
+        raise InvalidInputError("--extractor", f"{extractor!r} is not {model.name!r}; others need --transmitter")
+    start_s = time.monotonic()
+    found = model(read_picture(data), query)
+    elapsed_s = time.monotonic() - start_s
+    grey = np.rint(found.map * 255).astype(np.uint8)
+    return transmitter_pb2.RelevanceReady(
+        extractor=model.name,
+        present=found.present,
+        mean_relevance=float(found.map.mean()),
+        elapsed_s=elapsed_s,
+        relevance_png=png_bytes(grey),
+    )
+
+
+def _print(answer: transmitter_pb2.RelevanceReady, out: Path, *, as_json: bool) -> None:
+    summary = {
+        "extractor": answer.extractor,
+        "present": answer.present,
+        "mean_relevance": answer.mean_relevance,
+        "elapsed_s": answer.elapsed_s,
+        "relevance": str(out),
+    }
+    if as_json:
+        click.echo(json.dumps(summary))
+        return
+    found = "" if answer.present else "; nothing of it found"
+    click.echo(f"{out}: mean {answer.mean_relevance:.3f} by {answer.extractor} in {answer.elapsed_s:.2f} s{found}")

@@ -1,0 +1,162 @@
+"""`mmsc send`: one picture through the channel, and what became of it."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from client.api import Budget, Client, Link, Options
+from client.inputs import prepare_directory, read_input
+from client.params import DURATION, RATE, SIZE, address_option, stacked
+from client.progress import Waiting, waiting
+from client.requests import ALLOCATIONS, DEFAULT_PERCENT_OF_RAW
+from client.runs import Question, Run, carry_out, to_json, write_json, write_pictures
+from client.stack import LocalStack, StackConfig
+from shared.errors import MmscError, StreamError
+from shared.packets import MAX_PACKET_BYTES, MIN_PACKET_BYTES
+from shared.pictures import read_picture
+
+_path = click.Path(path_type=Path)
+
+_budget = stacked(
+    click.option("--bytes", "wire_bytes", type=SIZE, help="Budget in bytes, everything counted."),
+    click.option("--percent", type=float, help="Budget in percent of the raw size.  [default: 2]"),
+    click.option("--deadline", type=DURATION, help="Budget as time on the link, like 2s."),
+    click.option("--rate", type=RATE, help="Sets the link's bit rate first, like 64kbit."),
+)
+_how = stacked(
+    click.option("--allocation", type=click.Choice(list(ALLOCATIONS)), default="rate-distortion", show_default=True),
+    click.option("--relevance", type=_path, metavar="MAP.png", help="Your own relevance map, grey, picture-sized."),
+    click.option("--packet-bytes", type=click.IntRange(MIN_PACKET_BYTES, MAX_PACKET_BYTES)),
+    click.option("--extractor", default="", metavar="NAME", help="Relevance extractor of the transmitter."),
+)
+_where = stacked(
+    click.option("--local", is_flag=True, help="Starts the three services for this one call."),
+    address_option("transmitter"),
+    address_option("channel"),
+    address_option("receiver"),
+)
+_results = stacked(
+    click.option("--out", type=_path, metavar="DIR", help="Where the pictures go.  [default: out/IMAGE's name]"),
+    click.option("--json", "as_json", is_flag=True, help="Prints one JSON object."),
+    click.option("--figure/--no-figure", default=True, help="Draws figure.png (takes a second or two)."),
+)
+
+
+@click.command()
+@click.argument("image", type=_path)
+@click.argument("query", default="")
+@_budget
+@_how
+@_where
+@_results
+def command(
+    image: Path, query: str, out: Path | None, rate: float | None, *, as_json: bool, figure: bool, **given: Any
+) -> None:
+    """Sends IMAGE through the channel, spending the bytes on what matters to QUERY.
+
+    Writes original.png, relevance.png, levels.png, reconstruction.png, figure.png and summary.json. Without a
+    QUERY, whatever is salient matters.
+    """
+    question = _question(image, query, given)
+    directory = prepare_directory(out or Path("out") / image.stem, "--out")
+    with waiting() as wait:
+        with _client(rate, given, wait) as client:
+            wait.say("computing the relevance")
+            run = carry_out(client, question, wait.on_event)
+        wait.say("drawing")
+        summary = _written(run, directory, figure=figure)
+    _print(summary, as_json=as_json)
+    if run.picture is None:
+        raise StreamError("the stream header was lost on the way, so that nothing can be shown")
+
+
+def _question(image: Path, query: str, given: dict[str, Any]) -> Question:
+    """Everything that can be wrong with the input is found here, before a service is started."""
+    budget = _budget_of(given)
+    data = read_input(image, "image")
+    read_picture(data)
+    own_map = given["relevance"]
+    options = Options(
+        allocation=given["allocation"],
+        packet_bytes=given["packet_bytes"] or 0,
+        extractor=given["extractor"],
+        relevance_png=b"" if own_map is None else read_input(own_map, "--relevance"),
+    )
+    return Question(image.name, data, query, budget, options)
+
+
+def _budget_of(given: dict[str, Any]) -> Budget:
+    named = {"--bytes": "wire_bytes", "--percent": "percent", "--deadline": "deadline"}
+    chosen = [option for option, name in named.items() if given[name] is not None]
+    if len(chosen) > 1:
+        raise click.UsageError(f"{' and '.join(chosen)} are budgets; give one of them")
+    if not chosen:
+        return Budget(percent_of_raw=DEFAULT_PERCENT_OF_RAW)
+    return Budget(given["wire_bytes"], given["percent"], given["deadline"])
+
+
+@contextmanager
+def _client(rate_bps: float | None, given: dict[str, Any], wait: Waiting) -> Iterator[Client]:
+    """A client of the services named, or of services started for this call."""
+    if not given["local"]:
+        with Client(given["transmitter"], given["channel"], given["receiver"]) as client:
+            if rate_bps is not None:
+                client.set_link(Link(rate_bps=rate_bps))
+            yield client
+        return
+    wait.say("starting the services")
+    with LocalStack(StackConfig(link=Link(rate_bps=rate_bps))) as stack, stack.client() as client:
+        try:
+            yield client
+        except MmscError:
+            stack.check()  # a service that died says more than the call that failed for it
+            raise
+
+
+def _written(run: Run, directory: Path, *, figure: bool) -> dict[str, Any]:
+    """Writes everything, and tells what and where."""
+    files = write_pictures(run, directory)
+    if figure and run.picture is not None:
+        files["figure"] = str(directory / "figure.png")
+        _draw(run, directory / "figure.png")
+    summary = {**to_json(run), "reconstruction": files.get("reconstruction"), "files": files}
+    write_json(directory / "summary.json", summary)
+    return summary
+
+
+def _draw(run: Run, path: Path) -> None:
+    # matplotlib takes a second to import, which --no-figure and --help need not wait for.
+    from client.avif import encode_within  # noqa: PLC0415
+    from client.figures import draw_run  # noqa: PLC0415
+
+    draw_run(run, encode_within(run.original, run.transmission.plan.wire_bytes), path)
+
+
+def _print(summary: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(summary, allow_nan=False))
+        return
+    table = Table(show_header=False, box=None)
+    table.add_row("outcome", summary["outcome"] + ("" if summary["present"] else ", nothing of it found"))
+    table.add_row("bytes", f"{summary['wire_bytes']:,} of {summary['budget_bytes']:,}")
+    table.add_row("seconds", f"{summary['elapsed_s']:.3f}")
+    table.add_row("quality", _quality(summary))
+    table.add_row("patches", ", ".join(f"{each['patches']:,} at level {each['level']}" for each in summary["levels"]))
+    for name, path in summary["files"].items():
+        table.add_row(name, path)
+    Console(soft_wrap=True).print(table)
+
+
+def _quality(summary: dict[str, Any]) -> str:
+    if summary["reconstruction"] is None:
+        return "nothing to show"
+    if summary["exact"]:
+        return "exact"
+    masked = "exact" if summary["masked_exact"] else f"{summary['masked_psnr_db']:.2f} dB"
+    return f"{summary['psnr_db']:.2f} dB, {masked} where relevant"
