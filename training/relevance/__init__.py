@@ -1,0 +1,1 @@
+"""Training of the embedded relevance extractor; run with `python -m training.relevance`."""

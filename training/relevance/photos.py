@@ -1,0 +1,138 @@
+"""The training photos, the crops taken of them and the masks that people drew on them."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from shared.arrays import BoolArray, Float32Array, UInt8Array
+
+WIDTH: Final = 480
+HEIGHT: Final = 320
+COLUMNS: Final = WIDTH // 8
+ROWS: Final = HEIGHT // 8
+
+_CATEGORIES: Final = (
+    "person,bicycle,car,motorcycle,airplane,bus,train,truck,boat,traffic light,fire hydrant,stop sign,"
+    "parking meter,bench,bird,cat,dog,horse,sheep,cow,elephant,bear,zebra,giraffe,backpack,umbrella,handbag,"
+    "tie,suitcase,frisbee,skis,snowboard,sports ball,kite,baseball bat,baseball glove,skateboard,surfboard,"
+    "tennis racket,bottle,wine glass,cup,fork,knife,spoon,bowl,banana,apple,sandwich,orange,broccoli,carrot,"
+    "hot dog,pizza,donut,cake,chair,couch,potted plant,bed,dining table,toilet,tv,laptop,mouse,remote,"
+    "keyboard,cell phone,microwave,oven,toaster,sink,refrigerator,book,clock,vase,scissors,teddy bear,"
+    "hair drier,toothbrush"
+)
+
+CATEGORIES: Final = tuple(_CATEGORIES.split(","))
+"""COCO's 80 categories in the order of its detectors."""
+
+
+@dataclass(frozen=True)
+class Photo:
+    """One training photo and what is known about it."""
+
+    path: Path
+    """The picture file."""
+
+    masks: dict[str, BoolArray] = field(default_factory=dict)
+    """(height, width) of the annotation's own size, by category; pixels of any instance of it."""
+
+    complete: bool = False
+    """True where every object of the 80 categories has its mask."""
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A 3:2 window of a photo: fractions of its sides, then mirrored or not."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+    mirrored: bool
+
+    def of(self, image: Image.Image, size: tuple[int, int], resample: Image.Resampling) -> Image.Image:
+        """Cuts and scales one picture of any size to `size` (width, height)."""
+        box = (
+            self.left * image.width,
+            self.top * image.height,
+            self.right * image.width,
+            self.bottom * image.height,
+        )
+        out = image.resize(size, resample, box)
+        return out.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if self.mirrored else out
+
+    def grid(self, plane: Float32Array | BoolArray) -> Float32Array:
+        """(h, w), 0 to 1, over the whole photo, to (40, 60): means over the crop's 8x8 patches."""
+        image = Image.fromarray(plane.astype(np.float32))
+        return np.asarray(self.of(image, (COLUMNS, ROWS), Image.Resampling.BOX), np.float32)
+
+
+def draw_crop(rng: np.random.Generator, size: tuple[int, int], zoom: float, *, mirrored: bool) -> Crop:
+    """Places a 3:2 window that takes `zoom` (0 to 1) of the largest possible one.
+
+    Args:
+        rng: source of the position.
+        size: width and height of the photo in pixels.
+        zoom: side of the window against the largest one.
+        mirrored: whether to mirror left and right.
+    """
+    width = min(size[0], size[1] * 1.5) * zoom
+    height = width / 1.5
+    left, top = rng.uniform(0, size[0] - width), rng.uniform(0, size[1] - height)
+    return Crop(left / size[0], top / size[1], (left + width) / size[0], (top + height) / size[1], mirrored)
+
+
+def pixels(photo: Photo, crop: Crop) -> UInt8Array:
+    """(320, 480, 3) RGB of one crop."""
+    with Image.open(photo.path) as image:
+        return np.asarray(crop.of(image.convert("RGB"), (WIDTH, HEIGHT), Image.Resampling.BILINEAR))
+
+
+def masked_photos(folder: Path) -> Iterator[Photo]:
+    """The photos of `coco_train_masks`, all objects masked."""
+    data = json.loads((folder / "instances.json").read_text())
+    names = {row["id"]: row["name"] for row in data["categories"]}
+    rows: dict[int, list[dict[str, Any]]] = {}
+    for row in data["annotations"]:
+        rows.setdefault(row["image_id"], []).append(row)
+    for info in data["images"]:
+        masks: dict[str, BoolArray] = {}
+        for row in rows.get(info["id"], []):
+            mask = draw_mask(row["segmentation"], info["height"], info["width"])
+            name = names[row["category_id"]]
+            masks[name] = masks[name] | mask if name in masks else mask
+        yield Photo(folder / "images" / info["file_name"], masks, complete=True)
+
+
+def captioned_photos(folder: Path) -> Iterator[Photo]:
+    """The photos of `coco_captioned`; those with one person have that person's mask."""
+    people = json.loads((folder / "one_person_masks.json").read_text())
+    sizes = {row["id"]: row for row in people["images"]}
+    known = {Path(sizes[row["image_id"]]["file_name"]).stem: row for row in people["annotations"]}
+    for row in json.loads((folder / "captions.json").read_text()):
+        stem = Path(row["image"]).stem
+        masks = {}
+        if stem in known:
+            size = sizes[known[stem]["image_id"]]
+            masks["person"] = draw_mask(known[stem]["segmentation"], size["height"], size["width"])
+        yield Photo(folder / row["image"], masks)
+
+
+def draw_mask(segmentation: Any, height: int, width: int) -> BoolArray:
+    """Pixels of one COCO segmentation: a list of polygons, or uncompressed run lengths."""
+    if isinstance(segmentation, dict):
+        return _run_lengths(segmentation["counts"], height, width)
+    canvas = Image.new("1", (width, height))
+    for polygon in segmentation:
+        ImageDraw.Draw(canvas).polygon([float(value) for value in polygon], fill=1)
+    return np.asarray(canvas)
+
+
+def _run_lengths(counts: list[int], height: int, width: int) -> BoolArray:
+    """Alternating runs of background and object, column by column."""
+    values = np.arange(len(counts)) % 2 == 1
+    return np.repeat(values, counts).reshape(width, height).T

@@ -1,0 +1,164 @@
+"""Reads the teachers: their weights as a start for our own trunks, and their answers as pseudo-labels."""
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+from ai_edge_litert.interpreter import Interpreter
+from PIL import Image
+from torch import nn
+
+from shared.arrays import Float32Array, UInt8Array
+from training.relevance.onnx_weights import convolutions
+from transmitter.relevance.network import DetectorTrunk, MobileTrunk
+
+DETECTOR_SIDE = 416
+VOC_SIDE = 257
+SCENE_SIDE = 513
+SCENE_PARTS = {
+    "road": ("road", "sidewalk"),
+    "floor": ("floor", "earth", "rug"),
+    "water": ("water", "sea", "river", "lake", "swimming"),
+    "mountain": ("mountain", "hill"),
+    "building": ("building", "house", "skyscraper"),
+    "window": ("windowpane",),
+    "tree": ("tree", "palm"),
+}
+"""Classes of the teacher that make up one of ours, where the names differ."""
+
+
+def load_mobile(trunk: MobileTrunk, path: Path) -> None:
+    """Starts the MobileNetV2 trunk from the ImageNet weights, which stand in layer order."""
+    arrays = np.load(path)
+    convs = [module for module in trunk.modules() if isinstance(module, nn.Conv2d)]
+    weights = [arrays[key] for key in arrays if key.endswith("weight")]
+    biases = [arrays[key] for key in arrays if key.endswith("bias")]
+    for conv, weight, bias in zip(convs, weights, biases, strict=False):
+        _fill(conv, weight, bias)
+
+
+def load_detector(trunk: DetectorTrunk, path: Path) -> None:
+    """Starts the detector trunk from YOLOX-nano; its picture is BGR, ours RGB."""
+    pairs = convolutions(path)
+    body = pairs[: _index(pairs, "head.cls_preds.0") - 5]
+    for level in range(3):
+        end = _index(pairs, f"head.cls_preds.{level}")
+        body += pairs[end - 5 : end]
+    convs = [module for module in trunk.modules() if isinstance(module, nn.Conv2d)]
+    for conv, (_, weight, bias) in zip(convs, body, strict=True):
+        _fill(conv, weight, bias)
+    stem = convs[0].weight.data
+    stem.copy_(stem.reshape(-1, 4, 3, 3, 3).flip(2).reshape(stem.shape))
+
+
+def _index(pairs: list[tuple[str, Float32Array, Float32Array]], prefix: str) -> int:
+    return next(i for i, (name, _, _) in enumerate(pairs) if name.startswith(prefix))
+
+
+def _fill(conv: nn.Conv2d, weight: Float32Array, bias: Float32Array) -> None:
+    assert conv.bias is not None
+    assert conv.weight.shape == weight.shape, (conv, weight.shape)
+    conv.weight.data.copy_(torch.from_numpy(weight.astype(np.float32)))
+    conv.bias.data.copy_(torch.from_numpy(bias.astype(np.float32)))
+
+
+class BoxTeacher:
+    """YOLOX-nano with its box outputs, run by onnxruntime."""
+
+    def __init__(self, path: Path) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        self._session = onnxruntime.InferenceSession(path, options)
+        grids = [(DETECTOR_SIDE // stride, stride) for stride in (8, 16, 32)]
+        self._cells = np.concatenate(
+            [np.stack(np.meshgrid(np.arange(n), np.arange(n)), -1).reshape(-1, 2) for n, _ in grids]
+        )
+        self._strides = np.concatenate([np.full((n * n, 1), s) for n, s in grids])
+
+    def __call__(self, image: UInt8Array, floor: float = 0.08) -> Float32Array:
+        """Boxes of a photo after non-maximum suppression.
+
+        Args:
+            image: (height, width, 3) RGB.
+            floor: lowest confidence reported.
+
+        Returns:
+            (count, 6): category index 0..79, confidence, left, top, right, bottom as fractions of the sides.
+        """
+        height, width = image.shape[:2]
+        zoom = DETECTOR_SIDE / max(height, width)
+        size = (max(1, round(width * zoom)), max(1, round(height * zoom)))
+        canvas = np.full((DETECTOR_SIDE, DETECTOR_SIDE, 3), 114, np.float32)
+        canvas[: size[1], : size[0]] = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
+        raw = self._session.run(None, {"images": canvas[None, :, :, ::-1].transpose(0, 3, 1, 2).copy()})[0][0]
+        centre = (raw[:, :2] + self._cells) * self._strides
+        half = np.exp(raw[:, 2:4]) * self._strides / 2
+        boxes = np.concatenate([centre - half, centre + half], 1) / np.tile(size, 2)
+        scores = raw[:, 4:5] * raw[:, 5:]
+        rows, kinds = np.nonzero(scores > floor)
+        found = np.column_stack([kinds, scores[rows, kinds], boxes[rows].clip(0, 1)]).astype(np.float32)
+        return _suppress(found)
+
+
+def _suppress(found: Float32Array, overlap: float = 0.5) -> Float32Array:
+    """Non-maximum suppression within each category."""
+    kept: list[Float32Array] = []
+    for row in found[np.argsort(-found[:, 1])]:
+        if all(row[0] != other[0] or _overlap(row[2:], other[2:]) < overlap for other in kept):
+            kept.append(row)
+    return np.array(kept, np.float32).reshape(-1, 6)
+
+
+def _overlap(a: Float32Array, b: Float32Array) -> float:
+    sides = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
+    both = float(np.prod(sides.clip(0)))
+    return both / (float(np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2])) - both + 1e-9)
+
+
+class VocTeacher:
+    """DeepLabV3 over the 21 PASCAL VOC classes."""
+
+    def __init__(self, path: Path) -> None:
+        self._net = Interpreter(str(path), num_threads=1)
+        self._net.allocate_tensors()
+        self._input = self._net.get_input_details()[0]["index"]
+        self._output = self._net.get_output_details()[0]["index"]
+
+    def __call__(self, image: UInt8Array) -> Float32Array:
+        """(height, width, 3) RGB to (65, 65, 21) class probabilities over the whole photo."""
+        small = Image.fromarray(image).resize((VOC_SIDE, VOC_SIDE), Image.Resampling.BILINEAR)
+        self._net.set_tensor(self._input, np.asarray(small, np.float32)[None] / 127.5 - 1)
+        self._net.invoke()
+        logits = self._net.get_tensor(self._output)[0, ::4, ::4]
+        powers = np.exp(logits - logits.max(-1, keepdims=True))
+        return np.asarray(powers / powers.sum(-1, keepdims=True), np.float32)
+
+
+class SceneTeacher:
+    """DeepLabV3 over the 150 ADE20K classes, for what no box holds: sky, road, wall.
+
+    Args:
+        path: the .tflite file.
+        labels: the list of its classes, a number and a name per line.
+        wanted: names of the classes to report.
+    """
+
+    def __init__(self, path: Path, labels: Path, wanted: list[str]) -> None:
+        self._net = Interpreter(str(path), num_threads=1)
+        self._net.allocate_tensors()
+        self._input = self._net.get_input_details()[0]["index"]
+        self._output = self._net.get_output_details()[0]["index"]
+        rows = (line.split(maxsplit=1) for line in labels.read_text().splitlines() if line[:1].isdigit())
+        numbers = {name.strip(): int(number) for number, name in rows}
+        self._planes = [[numbers[part] for part in SCENE_PARTS.get(name, (name,))] for name in wanted]
+
+    def __call__(self, image: UInt8Array) -> Float32Array:
+        """(height, width, 3) RGB to (65, 65, classes) probabilities over the whole photo."""
+        small = Image.fromarray(image).resize((SCENE_SIDE, SCENE_SIDE), Image.Resampling.BILINEAR)
+        self._net.set_tensor(self._input, np.asarray(small, np.float32)[None] / 127.5 - 1)
+        self._net.invoke()
+        logits = self._net.get_tensor(self._output)[0, ::8, ::8]
+        powers = np.exp(logits - logits.max(-1, keepdims=True))
+        shares = powers / powers.sum(-1, keepdims=True)
+        return np.stack([shares[..., parts].sum(-1) for parts in self._planes], -1).astype(np.float32)
