@@ -1,0 +1,277 @@
+"""Restoration: from decoded patches and their levels to the picture a person sees.
+
+```
+received patches ─┬─ fill ──────────── filled picture ─┬───────────────(+)── non-raw patches ─┐
+background ───────┘   (push-pull of    levels, phase ──┴─ residual CNN ─┘   gate per level     ├─ picture
+                       received - background)              raw patches, untouched ─────────────┘
+```
+
+Skipped or lost patches are filled from what arrived around them: the difference between received samples and the
+background is averaged down a pyramid and let out again where nothing arrived, fading with distance. A small
+residual network, which knows every patch's level, then removes block edges and coding noise. Raw patches pass
+through untouched.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from shared.arrays import AnyArray, UInt8Array
+from shared.codec.weights import Weights, default_path, read_weights
+from shared.errors import WeightsError
+from shared.levels import LEVEL_BYTES, RAW, SKIPPED
+from shared.patches import PATCH_SIZE, PatchGrid, join
+
+RESTORATION_FORMAT: Final = "mmsc-restoration-1"
+"""Format and version tag of the weights file."""
+
+_CELL: Final = 4  # the network's finest grid: 4x4 pixels, a quarter of a patch
+_SCALES: Final = 6  # pyramid steps of the fill: reaches 64 pixels
+_RESIDUAL_SCALE: Final = 0.1  # the network's output of 1 is 25 grey levels
+_TILE: Final = 96  # patches along the side of a tile
+_MARGIN: Final = 8  # patches around a tile that the network sees but does not write
+
+
+class Fill(nn.Module):
+    """Fills skipped samples by push-pull of the residual against the background."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.keep = nn.Parameter(torch.full((_SCALES,), 2.0))
+        """How much of the residual outlives each step of the pyramid, before the sigmoid."""
+
+    def forward(self, picture: Tensor, known: Tensor, background: Tensor) -> Tensor:
+        """Fills a picture.
+
+        Args:
+            picture: (n, 3, height, width), anything where not known.
+            known: (n, 1, height, width), 1 where samples arrived, else 0.
+            background: (n, 3, height, width).
+
+        Returns:
+            (n, 3, height, width): `picture` where known, else background plus the spread residual.
+        """
+        residual = (picture - background) * known
+        return background + self._spread(residual, known, 0)
+
+    def _spread(self, residual: Tensor, known: Tensor, scale: int) -> Tensor:
+        """Residual (already times `known`, a weight in 0..1) with the gaps filled from the coarser scales."""
+        if scale == _SCALES or min(known.shape[2:]) < 2:
+            return residual
+        coarse_known = functional.avg_pool2d(known, 2, ceil_mode=True)
+        mean = functional.avg_pool2d(residual, 2, ceil_mode=True) / coarse_known.clamp_min(1e-6)
+        weight = (2 * coarse_known).clamp_max(1.0)
+        coarse = self._spread(mean * weight, weight, scale + 1) * torch.sigmoid(self.keep[scale])
+        fine = functional.interpolate(coarse, size=known.shape[2:], mode="bilinear", align_corners=False)
+        spread: Tensor = residual + (1 - known) * fine
+        return spread
+
+
+class RestorationNet(nn.Module):
+    """Residual network on cells of 4x4 pixels, with a coarser floor of one position per patch.
+
+    Args:
+        width: channels on the cell grid; the patch grid has twice as many.
+        blocks: residual blocks on the patch grid.
+    """
+
+    def __init__(self, width: int = 48, blocks: int = 3) -> None:
+        super().__init__()
+        cell = 3 * _CELL * _CELL
+        self.fill = Fill()
+        self.head = nn.Conv2d(cell + 3 + len(LEVEL_BYTES) + 4, width, 3, padding=1)
+        self.fine_in = nn.Conv2d(width, width, 3, padding=1)
+        self.down = nn.Conv2d(width, 2 * width, 2, stride=2)
+        self.coarse = nn.ModuleList(_Block(2 * width) for _ in range(blocks))
+        self.up = nn.Conv2d(2 * width, 4 * width, 1)
+        self.fine_out = nn.ModuleList(_Block(width) for _ in range(1))
+        self.tail = nn.Conv2d(width, cell, 3, padding=1)
+        self.register_buffer("gates", (torch.arange(len(LEVEL_BYTES)) != RAW).float())
+        """How much of the residual is applied at each level."""
+
+    def forward(self, picture: Tensor, levels: Tensor, background: Tensor) -> Tensor:
+        """Restores a picture.
+
+        Args:
+            picture: (n, 3, 8 rows, 8 columns) float, 0..1, decoded patches.
+            levels: (n, rows, columns) int64.
+            background: (n, 3, 8 rows, 8 columns) float, 0..1.
+
+        Returns:
+            (n, 3, 8 rows, 8 columns), unclipped; raw patches get no residual.
+        """
+        known = _upsample((levels != SKIPPED)[:, None].float(), PATCH_SIZE)
+        filled = self.fill(picture, known, background)
+        gates = _upsample(self.get_buffer("gates")[levels][:, None], PATCH_SIZE)
+        restored: Tensor = filled + gates * self._residual(filled, levels, background)
+        return restored
+
+    def _residual(self, filled: Tensor, levels: Tensor, background: Tensor) -> Tensor:
+        fine = functional.leaky_relu(self.head(_features(filled, levels, background)), 0.1)
+        fine = fine + functional.leaky_relu(self.fine_in(fine), 0.1)
+        coarse = functional.leaky_relu(self.down(fine), 0.1)
+        for block in self.coarse:
+            coarse = block(coarse)
+        fine = fine + functional.pixel_shuffle(self.up(coarse), 2)
+        for block in self.fine_out:
+            fine = block(fine)
+        residual: Tensor = functional.pixel_shuffle(self.tail(fine), _CELL) * _RESIDUAL_SCALE
+        return residual
+
+
+class _Block(nn.Module):
+    """Two convolutions around a leaky rectifier, added to their input."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(width, width, 3, padding=1)
+        self.second = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = x + self.second(functional.leaky_relu(self.first(x), 0.1))
+        return out
+
+
+def _features(filled: Tensor, levels: Tensor, background: Tensor) -> Tensor:
+    """Network input on the cell grid: samples, how far the background is off, level, place within the patch."""
+    cells = functional.pixel_unshuffle(filled - 0.5, _CELL)
+    off = functional.avg_pool2d(filled - background, _CELL)
+    one_hot = functional.one_hot(levels, len(LEVEL_BYTES)).permute(0, 3, 1, 2).float()
+    corner = torch.eye(4).view(1, 4, 2, 2).repeat(len(levels), 1, levels.shape[1], levels.shape[2])
+    return torch.cat([cells, off, _upsample(one_hot, PATCH_SIZE // _CELL), corner], dim=1)
+
+
+def _upsample(grid: Tensor, factor: int) -> Tensor:
+    return functional.interpolate(grid, scale_factor=factor, mode="nearest")
+
+
+@dataclass(frozen=True)
+class Restorer:
+    """The receiver's restoration with trained weights."""
+
+    net: RestorationNet
+
+    @classmethod
+    def load(cls, path: Path | None = None) -> "Restorer":
+        """Loads the network.
+
+        Args:
+            path: weights file; None takes the one that ships with the project.
+
+        Raises:
+            WeightsError: the file is absent, foreign or damaged; the message names its path.
+        """
+        path = path or default_path("restoration.safetensors")
+        weights = read_weights(path, RESTORATION_FORMAT)
+        try:
+            return cls(_network(weights))
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise WeightsError(f"{path}: its tensors do not fit the network ({error})") from error
+
+    def restore(self, patches: UInt8Array, levels: UInt8Array, grid: PatchGrid, background: UInt8Array) -> UInt8Array:
+        """Makes the picture.
+
+        Args:
+            patches: (grid.count, 8, 8, 3) RGB; what stands in skipped patches does not matter.
+            levels: (grid.count,) level of each patch as received; 0 for a skipped or lost one.
+            grid: the picture's grid.
+            background: (grid.count, 8, 8, 3) RGB, a coarse guess at every patch.
+
+        Returns:
+            (grid.height, grid.width, 3) RGB; patches at the raw level are exactly as decoded.
+        """
+        if (levels == RAW).all():
+            return join(patches, grid)
+        shape = (grid.rows, grid.columns)
+        tiles = (*shape, PATCH_SIZE, PATCH_SIZE, 3)
+        received = _Received(patches.reshape(tiles), levels.reshape(shape), background.reshape(tiles))
+        out = np.empty(tiles, np.uint8)
+        for inner, outer in _tiles(grid):
+            out[inner.slices] = self._restore_tile(received, inner, outer)
+        return join(out.reshape(patches.shape), grid)
+
+    def _restore_tile(self, received: "_Received", inner: "_Box", outer: "_Box") -> UInt8Array:
+        """(rows, columns, 8, 8, 3) patches of `inner`, seen from within `outer`."""
+        levels, patches = received.levels[inner.slices], received.patches[inner.slices]
+        if (levels == RAW).all():
+            return patches
+        with torch.inference_mode():
+            picture = self.net(
+                _to_picture(received.patches[outer.slices]),
+                torch.from_numpy(received.levels[outer.slices].astype(np.int64))[None],
+                _to_picture(received.background[outer.slices]),
+            )
+        restored = _to_patches(picture)[inner.within(outer)]
+        return np.where((levels == RAW)[..., None, None, None], patches, restored)
+
+
+@dataclass(frozen=True)
+class _Received:
+    """What the receiver has, as grids of patches."""
+
+    patches: UInt8Array  # (rows, columns, 8, 8, 3)
+    levels: UInt8Array  # (rows, columns)
+    background: UInt8Array  # (rows, columns, 8, 8, 3)
+
+
+@dataclass(frozen=True)
+class _Box:
+    """A rectangle of patches."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        return slice(self.top, self.bottom), slice(self.left, self.right)
+
+    def within(self, outer: "_Box") -> tuple[slice, slice]:
+        top, left = self.top - outer.top, self.left - outer.left
+        return slice(top, top + self.bottom - self.top), slice(left, left + self.right - self.left)
+
+
+def _tiles(grid: PatchGrid) -> Iterator[tuple[_Box, _Box]]:
+    """Boxes to write and the boxes to look at for them: memory stays bounded on large pictures."""
+    for top in range(0, grid.rows, _TILE):
+        for left in range(0, grid.columns, _TILE):
+            inner = _Box(top, left, min(top + _TILE, grid.rows), min(left + _TILE, grid.columns))
+            yield (
+                inner,
+                _Box(
+                    max(top - _MARGIN, 0),
+                    max(left - _MARGIN, 0),
+                    min(inner.bottom + _MARGIN, grid.rows),
+                    min(inner.right + _MARGIN, grid.columns),
+                ),
+            )
+
+
+def _to_picture(patches: AnyArray) -> Tensor:
+    """(rows, columns, 8, 8, 3) uint8 to (1, 3, 8 rows, 8 columns) float in 0..1."""
+    rows, columns = patches.shape[:2]
+    planes = np.ascontiguousarray(patches.transpose(4, 0, 2, 1, 3)).reshape(
+        1, 3, rows * PATCH_SIZE, columns * PATCH_SIZE
+    )
+    return torch.from_numpy(planes).float() / 255
+
+
+def _to_patches(picture: Tensor) -> UInt8Array:
+    """The inverse of `_to_picture`, rounded and clipped."""
+    planes = (picture[0] * 255).round_().clamp_(0, 255).to(torch.uint8).numpy()
+    rows, columns = planes.shape[1] // PATCH_SIZE, planes.shape[2] // PATCH_SIZE
+    patches: UInt8Array = planes.reshape(3, rows, PATCH_SIZE, columns, PATCH_SIZE).transpose(1, 3, 2, 4, 0)
+    return patches
+
+
+def _network(weights: Weights) -> RestorationNet:
+    net = RestorationNet(int(weights.settings["width"]), int(weights.settings["blocks"]))
+    net.load_state_dict({name: torch.from_numpy(array).float() for name, array in weights.tensors.items()})
+    return net.eval().to(memory_format=torch.channels_last)

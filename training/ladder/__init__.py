@@ -1,0 +1,1 @@
+"""Training of the ladder codec and of the receiver's restoration."""
