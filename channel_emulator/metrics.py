@@ -32,7 +32,7 @@ class LinkCollector(Collector):
         packets.add_metric(["overflow"], counters.overflow_packets)
         yield packets
         yield _gauge("queue_bytes", "Bytes that wait or are being sent.", counters.queued_bytes)
-        yield _gauge("rate_bits_per_second", "The link's rate setting.", settings.rate_bps)
+        yield _gauge("rate_bytes_per_second", "The link's rate setting, in base units.", settings.rate_bps / 8)
         yield _gauge("propagation_seconds", "The link's one-way delay setting.", settings.propagation_s)
         yield _gauge("streams", "Streams being relayed.", self._link.streams)
 
