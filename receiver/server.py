@@ -27,6 +27,7 @@ from receiver.pictures import PictureMaker
 from receiver.reconstruction import Restorer, warm_up
 from receiver.store import Entry, Picture, Store
 from shared.codec.contract import PatchCodec
+from shared.codec.identity import stream_weights_hash
 from shared.errors import InvalidInputError, NotFoundError
 from shared.service import LINK_OPTIONS, MAX_PICTURE_MESSAGE_BYTES, running
 from shared.stubs.mmsc.v1 import common_pb2, receiver_pb2, receiver_pb2_grpc
@@ -221,7 +222,8 @@ def receiver_service(
         torch.set_num_threads(config.threads or torch.get_num_threads())
         warm_up(codec, restorer)
         metrics = ReceiverMetrics(registry)
-        store = Store(config.max_transmissions, config.max_stored_bytes, config.idle_s, codec.weights_hash)
+        weights_hash = stream_weights_hash(codec)
+        store = Store(config.max_transmissions, config.max_stored_bytes, config.idle_s, weights_hash)
         maker = PictureMaker(codec, restorer, store, metrics, clock)
         servicer = ReceiverServicer(store, maker, metrics, clock)
         receiver_pb2_grpc.add_ReceiverServiceServicer_to_server(servicer, server)

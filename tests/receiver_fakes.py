@@ -6,19 +6,19 @@ import numpy as np
 
 from shared.arrays import UInt8Array
 from shared.codec.contract import EncodedPatches
+from shared.codec.identity import stream_weights_hash
 from shared.level_map import encode_level_map
 from shared.levels import LEVEL_BYTES, RAW, SKIPPED
 from shared.packets import LADDER_CODEC, Packet, PacketKind, StreamHeader, packet_runs, sending_order
 from shared.patches import PatchGrid, join
 
-WEIGHTS = b"fake"
 ID = 0x00C0FFEE
 
 
 class FakeCodec:
     """A patch is as bright as the first byte of its payload; raw patches are exact."""
 
-    weights_hash = WEIGHTS
+    weights_hash = b"fake"
 
     def __init__(self) -> None:
         self.calls = 0
@@ -32,6 +32,9 @@ class FakeCodec:
         if level == RAW:
             return payload.reshape(-1, 8, 8, 3)
         return np.broadcast_to(payload[:, :1, None, None], (len(payload), 8, 8, 3))
+
+
+WEIGHTS = stream_weights_hash(FakeCodec())
 
 
 class FakeRestorer:
