@@ -5,8 +5,10 @@ Series are named as go-grpc-middleware names them, so that existing dashboards f
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import aclosing, contextmanager
 from importlib.metadata import version
 from typing import Any, TypeAlias
 
@@ -104,49 +106,50 @@ class RpcBoundary(grpc.aio.ServerInterceptor):
 
     def _unary(self, method: Any, labels: tuple[str, str, str]) -> Any:
         async def call(request: Any, context: _Context) -> Any:
-            observer = _Observer(self._series, labels, context)
-            try:
-                return await method(request, context)
-            except MmscError as error:
-                await abort(context, error)
-            finally:
-                observer.done()
+            with _observed(self._series, labels, context):
+                try:
+                    return await method(request, context)
+                except MmscError as error:
+                    await abort(context, error)
 
         return call
 
     def _streaming(self, method: Any, labels: tuple[str, str, str]) -> Any:
-        async def call(request: Any, context: _Context) -> AsyncIterator[Any]:
-            observer = _Observer(self._series, labels, context)
-            responses = method(request, context)
-            try:
-                async for response in responses:
-                    yield response
-            except MmscError as error:
-                await abort(context, error)
-            finally:
-                await responses.aclose()
-                observer.done()
+        # Not a generator: one that waits in its `yield` would not hear that the client has gone.
+        async def call(request: Any, context: _Context) -> None:
+            with _observed(self._series, labels, context):
+                try:
+                    async with aclosing(method(request, context)) as responses:
+                        async for response in responses:
+                            await context.write(response)
+                except MmscError as error:
+                    await abort(context, error)
 
         return call
 
 
-class _Observer:
-    """Counts one RPC from its start to its end, whichever way it ends."""
-
-    def __init__(self, series: _RpcSeries, labels: tuple[str, str, str], context: _Context) -> None:
-        self._series, self._labels, self._context = series, labels, context
-        self._start_s = time.monotonic()
-        series.started.labels(*labels).inc()
-
-    def done(self) -> None:
-        """Records the duration and the code that the RPC ends with."""
-        self._series.seconds.labels(*self._labels).observe(time.monotonic() - self._start_s)
-        self._series.handled.labels(*self._labels, _code(self._context)).inc()
+@contextmanager
+def _observed(series: _RpcSeries, labels: tuple[str, str, str], context: _Context) -> Iterator[None]:
+    """Counts and times one RPC, whichever way it ends."""
+    start_s = time.monotonic()
+    series.started.labels(*labels).inc()
+    # What gRPC will make of an exception it was not told about.
+    code = "Unknown"
+    try:
+        yield
+        code = _code(context)
+    except asyncio.CancelledError:
+        code = "Canceled"
+        raise
+    except grpc.aio.AbortError:
+        code = _code(context)
+        raise
+    finally:
+        series.seconds.labels(*labels).observe(time.monotonic() - start_s)
+        series.handled.labels(*labels, code).inc()
 
 
 def _code(context: _Context) -> str:
-    if context.cancelled():
-        return "Canceled"
     code = context.code()
     name = code.name if isinstance(code, grpc.StatusCode) else "OK"
     return "OK" if name == "OK" else name.title().replace("_", "")
