@@ -69,3 +69,16 @@ bench-%: $(STAMP)  ## One benchmark: allocation, channel, compute or end-to-end
 
 clean:  ## Removes what was made, but not .venv
 	rm -rf out .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+# ---- containers -------------------------------------------------------------
+
+COMPOSE := $(BIN)/podman-compose --dry-run --file docker-compose.yml
+containers-check: $(STAMP)  ## Dockerfile, compose files, Prometheus configuration and metrics, without building
+	$(BIN)/hadolint deploy/Dockerfile
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml docker-compose.gpu.yml
+	$(COMPOSE) config >/dev/null
+	$(COMPOSE) --file docker-compose.gpu.yml config >/dev/null
+	BIN=$(BIN) deploy/prometheus_check.sh
+
+images-check: $(STAMP)  ## Really builds the images and runs them (root, podman, buildah, debootstrap; minutes)
+	BIN=$(BIN) deploy/images_check.sh

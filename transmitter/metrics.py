@@ -1,10 +1,15 @@
 """What the transmitter tells Prometheus."""
 
+from typing import Final
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from shared.levels import LEVEL_BYTES
 from shared.telemetry import LATENCY_BUCKETS_S
 from transmitter.planning import Plan
+
+OUTCOMES: Final = ("delivered", "refused", "failed", "cancelled")
+"""How a transmission can end; refused: the request was at fault."""
 
 
 class TransmitterMetrics:
@@ -38,6 +43,15 @@ class TransmitterMetrics:
             "mmsc_transmitter_overhead_bytes_total", "Bytes planned besides patches.", registry=registry
         )
         self._budget_bytes = Counter("mmsc_transmitter_budget_bytes_total", "Bytes allowed.", registry=registry)
+        self._show_zeros()
+
+    def _show_zeros(self) -> None:
+        """Rates need a first value: a series that appears with its first event hides that event."""
+        for outcome in OUTCOMES:
+            self.transmissions.labels(outcome)
+        for level in range(len(LEVEL_BYTES)):
+            self._patches.labels(str(level))
+            self._level_bytes.labels(str(level))
 
     def planned(self, plan: Plan, budget_bytes: int) -> None:
         """Counts a plan that is about to be sent."""
