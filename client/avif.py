@@ -2,11 +2,13 @@
 
 import io
 from dataclasses import dataclass
-from functools import cached_property
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from client.quality import Quality, measure
+from client.runs import Run
 from shared.arrays import UInt8Array
 
 _BEST_QUALITY = 100
@@ -24,11 +26,33 @@ class AvifPicture:
     fits: bool
     """False where even quality 0 takes more bytes than were allowed; the picture is then that one."""
 
-    @cached_property
-    def pixels(self) -> UInt8Array:
-        """(height, width, 3) RGB as a viewer decodes it."""
+    def decode(self) -> UInt8Array:
+        """(height, width, 3) RGB as a viewer shows it."""
         with Image.open(io.BytesIO(self.data)) as image:
             return np.array(image.convert("RGB"))
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """AVIF's answer to one run."""
+
+    avif: AvifPicture
+    pixels: UInt8Array
+    """(height, width, 3) RGB."""
+    quality: Quality
+    """Measured as the run's own is."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Bytes and quality as plain values; infinite decibels are null."""
+        of_file = {"bytes": len(self.avif.data), "fits": self.avif.fits, "setting": self.avif.quality}
+        return {f"avif_{name}": value for name, value in {**of_file, **self.quality.to_json()}.items()}
+
+
+def yardstick(run: Run) -> Yardstick:
+    """The run's original as AVIF in no more bytes than the run put on the channel."""
+    avif = encode_within(run.original, run.transmission.plan.wire_bytes)
+    pixels = avif.decode()
+    return Yardstick(avif, pixels, measure(run.original, pixels, run.relevance))
 
 
 def encode_within(image: UInt8Array, limit_bytes: int) -> AvifPicture:

@@ -22,6 +22,7 @@ _OK, _FAILED, _BAD_INPUT, _INTERRUPTED, _TERMINATED = 0, 1, 2, 130, 143
 _COMMANDS: Final = {
     "send": "Sends a picture and shows what the receiver got.",
     "relevance": "Shows what of a picture matters to a question; nothing is sent.",
+    "demo": "Sends three sample photos at two link rates and compares with AVIF.",
     "up": "Runs the three services on this machine until Ctrl-C.",
     "channel": "Shows or changes the emulated link.",
 }
@@ -65,6 +66,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code; what went wrong has been said on standard error.
     """
+    # gRPC's C core, which reads this when it is imported, would log connections between our lines.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         cli.main(args=arguments, prog_name="mmsc", standalone_mode=False)
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - a person gets one line, no stack trace
@@ -99,12 +102,10 @@ def _terminate(_number: int, _frame: FrameType | None) -> NoReturn:
     raise SystemExit(_TERMINATED)
 
 
-def main() -> NoReturn:
-    """Entry point of the `mmsc` command."""
-    # gRPC's C core would log connection details between our lines.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Entry point of the `mmsc` command: runs the command line and exits."""
     signal.signal(signal.SIGTERM, _terminate)
-    sys.exit(run())
+    sys.exit(run(arguments))
 
 
 if __name__ == "__main__":

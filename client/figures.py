@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec, SubplotSpec
 from PIL import Image
 
-from client.avif import AvifPicture
-from client.quality import Quality, measure
+from client.avif import Yardstick
+from client.quality import Quality
 from client.runs import LEVEL_COLOURS, LOST_COLOUR, Run, paint_levels, plain
 from shared.arrays import Float32Array, UInt8Array
 from shared.pictures import png_bytes
@@ -52,12 +52,12 @@ _STAGE_COLOURS = {
 _Row: TypeAlias = tuple[str, int | None, str]
 
 
-def draw_run(run: Run, avif: AvifPicture, path: Path) -> None:
+def draw_run(run: Run, measured: Yardstick, path: Path) -> None:
     """Draws one run.
 
     Args:
         run: a run that has a picture.
-        avif: the original as AVIF in no more bytes than the run took.
+        measured: the original as AVIF in no more bytes than the run took.
         path: the PNG file to write, WIDTH_IN * DPI pixels wide.
     """
     height, width = run.original.shape[:2]
@@ -70,7 +70,7 @@ def draw_run(run: Run, avif: AvifPicture, path: Path) -> None:
     )  # fmt: skip
     _write_title(figure, run, size_in[1])
     _draw_pictures(figure, grid, run)
-    _draw_avif(figure.add_subplot(grid[1, 1]), run, avif)
+    _draw_avif(figure.add_subplot(grid[1, 1]), run, measured)
     _draw_accounts(figure, grid[1, 2], run)
     with warnings.catch_warnings():
         # A query in a script that the font lacks shows boxes, which is no reason to speak up.
@@ -132,16 +132,14 @@ def _draw_pictures(figure: Figure, grid: GridSpec, run: Run) -> None:
     _show(figure.add_subplot(grid[1, 0]), run.picture, "Received", received)
 
 
-def _draw_avif(axes: Axes, run: Run, avif: AvifPicture) -> None:
-    quality = measure(run.original, avif.pixels, run.relevance)
-    if avif.fits:
-        title = "AVIF in the same bytes"
-        note = f"{len(avif.data):,} bytes, {_decibels(quality)}"
+def _draw_avif(axes: Axes, run: Run, measured: Yardstick) -> None:
+    size_bytes = len(measured.avif.data)
+    if measured.avif.fits:
+        title, size = "AVIF in the same bytes", f"{size_bytes:,} bytes"
     else:
-        title = "AVIF at its smallest"
-        times = len(avif.data) / run.transmission.plan.wire_bytes
-        note = f"{len(avif.data):,} bytes ({times:.1f} times ours), {_decibels(quality)}"
-    _show(axes, avif.pixels, title, note)
+        times = size_bytes / run.transmission.plan.wire_bytes
+        title, size = "AVIF at its smallest", f"{size_bytes:,} bytes ({times:.1f} times ours)"
+    _show(axes, measured.pixels, title, f"{size}, {_decibels(measured.quality)}")
 
 
 def _show(axes: Axes, image: UInt8Array, title: str, note: str, *, exact: bool = False) -> None:

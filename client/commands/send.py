@@ -122,20 +122,24 @@ def _client(rate_bps: float | None, given: dict[str, Any], wait: Waiting) -> Ite
 def _written(run: Run, directory: Path, *, figure: bool) -> dict[str, Any]:
     """Writes everything, and tells what and where."""
     files = write_pictures(run, directory)
+    measured: dict[str, Any] = {}
     if figure and run.picture is not None:
         files["figure"] = str(directory / "figure.png")
-        _draw(run, directory / "figure.png")
-    summary = {**to_json(run), "reconstruction": files.get("reconstruction"), "files": files}
+        measured = _drawn(run, directory / "figure.png")
+    summary = {**to_json(run), **measured, "reconstruction": files.get("reconstruction"), "files": files}
     write_json(directory / "summary.json", summary)
     return summary
 
 
-def _draw(run: Run, path: Path) -> None:
+def _drawn(run: Run, path: Path) -> dict[str, Any]:
+    """Draws the figure, and tells what AVIF makes of the same bytes."""
     # matplotlib takes a second to import, which --no-figure and --help need not wait for.
-    from client.avif import encode_within  # noqa: PLC0415
+    from client.avif import yardstick  # noqa: PLC0415
     from client.figures import draw_run  # noqa: PLC0415
 
-    draw_run(run, encode_within(run.original, run.transmission.plan.wire_bytes), path)
+    measured = yardstick(run)
+    draw_run(run, measured, path)
+    return measured.to_json()
 
 
 def _print(summary: dict[str, Any], *, as_json: bool) -> None:
@@ -147,7 +151,8 @@ def _print(summary: dict[str, Any], *, as_json: bool) -> None:
     table.add_row("bytes", f"{summary['wire_bytes']:,} of {summary['budget_bytes']:,}")
     table.add_row("seconds", f"{summary['elapsed_s']:.3f}")
     table.add_row("quality", _quality(summary))
-    table.add_row("patches", ", ".join(f"{each['patches']:,} at level {each['level']}" for each in summary["levels"]))
+    sent = [f"{each['patches']:,} at level {each['level']}" for each in summary["levels"] if each["patches"]]
+    table.add_row("patches", ", ".join(sent))
     for name, path in summary["files"].items():
         table.add_row(name, path)
     Console(soft_wrap=True).print(table)
