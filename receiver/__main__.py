@@ -1,5 +1,10 @@
 """`python -m receiver`: runs the receiver until SIGTERM."""
 
+import os
+
+# Read when torch is loaded. Threads that spin while they wait make a busy machine ten times slower.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import asyncio
 import sys
 

@@ -64,7 +64,7 @@ class StreamIngest:
         try:
             return entry, self._accept(entry, packet, now)
         except (PacketError, StreamError):
-            return entry, "foreign"
+            return None, "foreign"
         finally:
             self._store.settle(entry)
 
@@ -73,16 +73,15 @@ class StreamIngest:
         if number not in self._open and len(self._open) >= MAX_OPEN:
             raise UnavailableError(f"the stream has {MAX_OPEN} transmissions open")
         entry = self._store.admit(packet, now)
-        if number not in self._complete:
+        if entry.assembly.outcome is not ReportOutcome.COMPLETE and number not in self._complete:
             self._open[number] = entry
         return entry
 
     def _accept(self, entry: Entry, packet: Packet, now: float) -> str:
         before = entry.assembly.levels_received
-        try:
-            return entry.assembly.accept(packet, now).value
-        finally:
-            self._metrics.count_patches(before, entry.assembly.levels_received)
+        arrival = entry.assembly.accept(packet, now)
+        self._metrics.count_patches(before, entry.assembly.levels_received)
+        return arrival.value
 
     def _completed(self, entry: Entry) -> Entry | None:
         number = entry.assembly.transmission_id

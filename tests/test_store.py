@@ -171,6 +171,25 @@ def test_complete_elsewhere_is_told_here_too(stream: Stream) -> None:
     assert stream.value("transmissions_total", outcome="complete") == 1
 
 
+def test_a_duplicate_of_a_forgotten_transmission_is_not_reported_again() -> None:
+    stream = Stream(store(max_transmissions=1))
+    (entry,) = stream.feed(SENT.packets)
+    stream.feed(OTHER.packets)
+    assert stream.store.get(ID) is None
+    stream.feed(SENT.packets[:1])
+    assert stream.ingest.end() == []
+    assert entry.assembly.outcome is ReportOutcome.COMPLETE
+
+
+def test_another_picture_under_a_complete_ones_number_is_not_told_complete(stream: Stream) -> None:
+    stream.feed(SENT.packets)
+    impostor = StreamIngest(stream.store, stream.metrics)
+    header = sent(ID, size=(30, 30), seed=5).header
+    assert [impostor.take(data, 2.0) for data in header] == [None] * len(header)
+    assert impostor.end() == []
+    assert stream.packets() == {"accepted": len(SENT.packets), "foreign": len(header)}
+
+
 @given(st.randoms())
 def test_interleaved_transmissions(random) -> None:
     stream = Stream()
