@@ -16,13 +16,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from training.relevance.cache import ZOOMS, fill, fill_scenes, plan
+from training.relevance.cache import ZOOMS, fill, fill_faces, fill_scenes, plan
 from training.relevance.finish import calibrate, held_out_report, ship
-from training.relevance.photos import captioned_photos, masked_photos
+from training.relevance.photos import captioned_photos, labelled_photos, masked_photos
 from training.relevance.teachers import BoxTeacher, SceneTeacher, VocTeacher, load_detector, load_mobile
 from training.relevance.text import report, train_text
 from training.relevance.vision import PhraseBook, Pools, train_all, train_decoder
-from training.relevance.vocabulary import STUFF
+from training.relevance.vocabulary import STUFF, nameable, plain
 from transmitter.relevance.embedded import RelevanceModel
 from transmitter.relevance.network import TEXT_CHANNELS, RelevanceNetwork
 from transmitter.relevance.text_tower import TextTower
@@ -44,10 +44,13 @@ def fill_cache(data: Path, crops: Path) -> None:
     """Everything that later stages read: features, masks and the teachers' answers."""
     teachers = data / "teachers"
     jobs = list(plan(list(masked_photos(data / "coco_train_masks")), "masks", ZOOMS))
-    jobs += plan(list(captioned_photos(data / "coco_captioned")), "captions", ZOOMS[:1])
+    captioned = list(plan(list(captioned_photos(data / "coco_captioned")), "captions", ZOOMS[:1]))
+    named = nameable(labelled_photos(data / "imagenet_sample"), teachers)
+    jobs += [*captioned, *plan(named, "labels", ((0.95, 1.0),))]
     boxes = BoxTeacher(teachers / "yolox_nano_coco80.onnx")
     voc = VocTeacher(teachers / "voc21_deeplabv3_float.tflite")
     fill(jobs, crops, starting_network(teachers), boxes, voc)
+    fill_faces(captioned, crops)
     scenes = SceneTeacher(teachers / "ade20k150_deeplabv3_float.tflite", teachers / "ade20k150_labels.txt", list(STUFF))
     fill_scenes(sorted(crops.glob("masks-*-0.npz")), scenes)
 
@@ -63,7 +66,16 @@ def split_pools(crops: Path) -> tuple[Pools, list[Path]]:
         with np.load(path) as entry:
             (person if len(entry["kinds"]) else boxes).append(path)
     trained = tuple(path for path in masked if _photo(path) < first_held)
-    return Pools((trained, tuple(person), tuple(boxes))), held
+    return Pools((trained, tuple(person), tuple(boxes), tuple(read_labels(crops)))), held
+
+
+def read_labels(crops: Path) -> dict[Path, str]:
+    """What the labelled crops show."""
+    labels = {}
+    for path in sorted(crops.glob("labels-*.npz")):
+        with np.load(path) as entry:
+            labels[path] = plain(str(entry["label"]))
+    return labels
 
 
 def _photo(path: Path) -> int:
@@ -103,7 +115,7 @@ def main(  # noqa: PLR0917 - one argument per option of the command
     start = starting_network(teachers)
     network = starting_network(teachers)
     anything = nn.Parameter(functional.normalize(torch.randn(TEXT_CHANNELS), dim=0))
-    book = PhraseBook(tower, anything)
+    book = PhraseBook(tower, anything, read_labels(cache / "crops"))
     check = partial(held_out_report, network, tower, anything, held)
     train_decoder(
         network, book, anything, pools, steps=decoder_steps, rate=2e-3, checkpoint=cache / "decoder.pt", check=check

@@ -72,6 +72,7 @@ def _entry(job: Job, network: RelevanceNetwork, boxes: BoxTeacher, voc: VocTeach
         "kinds": np.array(kinds, np.int64),
         "masks": (np.array(masks).reshape(-1, ROWS, COLUMNS) * 255).astype(np.uint8),
         "complete": job.photo.complete,
+        "label": job.photo.label,
         "boxes": boxes(image),
         "voc": _to_patches(voc(image)),
     }
@@ -99,3 +100,15 @@ def fill_scenes(paths: list[Path], scenes: SceneTeacher) -> None:
 def scene_path(path: Path) -> Path:
     """Where the scene of a cached crop is kept."""
     return path.with_suffix(".scene.npy")
+
+
+def fill_faces(jobs: list[Job], folder: Path) -> None:
+    """Adds the faces to cached crops, each in a file of its own beside the crop's."""
+    for job in jobs:
+        if job.photo.face is not None:
+            np.save(face_path(folder / f"{job.name}.npz"), job.crop.grid(job.photo.face))
+
+
+def face_path(path: Path) -> Path:
+    """Where the face of a cached crop is kept."""
+    return path.with_suffix(".face.npy")

@@ -43,6 +43,12 @@ class Photo:
     complete: bool = False
     """True where every object of the 80 categories has its mask."""
 
+    face: BoolArray | None = None
+    """(height, width) like the masks: the only person's face; None where that is not known."""
+
+    label: str = ""
+    """What the photo as a whole shows; empty where that is not known."""
+
 
 @dataclass(frozen=True)
 class Crop:
@@ -115,11 +121,50 @@ def captioned_photos(folder: Path) -> Iterator[Photo]:
     known = {Path(sizes[row["image_id"]]["file_name"]).stem: row for row in people["annotations"]}
     for row in json.loads((folder / "captions.json").read_text()):
         stem = Path(row["image"]).stem
-        masks = {}
-        if stem in known:
-            size = sizes[known[stem]["image_id"]]
-            masks["person"] = draw_mask(known[stem]["segmentation"], size["height"], size["width"])
-        yield Photo(folder / row["image"], masks)
+        if stem not in known:
+            yield Photo(folder / row["image"])
+            continue
+        size = sizes[known[stem]["image_id"]]
+        person = draw_mask(known[stem]["segmentation"], size["height"], size["width"])
+        face = draw_face(np.array(known[stem]["keypoints"], np.float32).reshape(-1, 3), person)
+        yield Photo(folder / row["image"], {"person": person}, face=face)
+
+
+def labelled_photos(folder: Path) -> Iterator[Photo]:
+    """The photos of `imagenet_sample`, the class in the file's name."""
+    for path in sorted((folder / "images").iterdir()):
+        yield Photo(path, label=path.stem.split("_", 1)[1].replace("_", " ").lower())
+
+
+def draw_face(points: Float32Array, person: BoolArray) -> BoolArray | None:
+    """An ellipse about the nose, eyes and ears, cut to the person.
+
+    Args:
+        points: (17, 3) COCO keypoints: x, y in pixels and 0 where not marked.
+        person: (height, width).
+
+    Returns:
+        (height, width); all False where nothing of a face is marked, None where too little is.
+    """
+    marked = points[:5, 2] > 0
+    if not marked.any():
+        return np.zeros_like(person) if (points[:, 2] > 0).any() else None
+    reach = _half_width(points[:5, :2], marked)
+    if reach is None:
+        return None
+    x, y = points[:5, :2][marked].mean(0)
+    top, bottom = y - 1.15 * reach, y + 1.45 * reach
+    canvas = Image.new("1", (person.shape[1], person.shape[0]))
+    ImageDraw.Draw(canvas).ellipse([x - reach, top, x + reach, bottom], fill=1)
+    return np.asarray(canvas) & person
+
+
+def _half_width(points: Float32Array, marked: BoolArray) -> float | None:
+    """Half the width of a face in pixels, from the ears, else the eyes, else the nose and one eye."""
+    for first, second, factor in ((3, 4, 0.6), (1, 2, 1.3), (0, 1, 1.8), (0, 2, 1.8)):
+        if marked[first] and marked[second]:
+            return max(2.0, factor * float(np.hypot(*(points[first] - points[second]))))
+    return None
 
 
 def draw_mask(segmentation: Any, height: int, width: int) -> BoolArray:

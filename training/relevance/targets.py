@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from shared.arrays import Float32Array
-from training.relevance.cache import scene_path
+from training.relevance.cache import face_path, scene_path
 from training.relevance.photos import CATEGORIES, COLUMNS, ROWS
-from training.relevance.vocabulary import GROUPS, STUFF
+from training.relevance.vocabulary import GROUPS, PARTS, STUFF
 
 _VOC: Final = (
     "airplane,bicycle,bird,boat,bottle,bus,car,cat,chair,cow,dining table,dog,horse,motorcycle,person,"
@@ -24,7 +24,7 @@ VOC_CATEGORIES: Final = tuple(_VOC.split(","))
 ANYTHING: Final = "anything"
 """The pseudo-category of the empty query: the union of all objects."""
 
-COLUMN_NAMES: Final = (*CATEGORIES, *GROUPS, *STUFF, ANYTHING)
+COLUMN_NAMES: Final = (*CATEGORIES, *GROUPS, *STUFF, *PARTS, ANYTHING)
 """What each plane of a target stands for."""
 
 SURE: Final = 0.4
@@ -56,12 +56,14 @@ def load_target(path: Path) -> Target:
     with np.load(path) as entry:
         shape = (len(CATEGORIES), ROWS, COLUMNS)
         target = Target(np.zeros(shape, np.float32), np.ones(shape, np.float32), np.zeros(shape, np.float32))
-        if not entry["complete"]:
+        if "label" in entry and str(entry["label"]):
+            target.known[:] = 0
+        elif not entry["complete"]:
             _from_boxes(target, entry["boxes"])
             _from_voc(target, entry["voc"].astype(np.float32) / 255, entry["boxes"])
         for kind, mask in zip(entry["kinds"], entry["masks"], strict=True):
             target.wanted[kind], target.known[kind], target.boxed[kind] = mask / 255.0, 1, 0
-        return _with_unions(target, _scene(path), complete=bool(entry["complete"]))
+        return _with_unions(target, _scene(path), _face(path, target), complete=bool(entry["complete"]))
 
 
 def _from_boxes(target: Target, boxes: Float32Array) -> None:
@@ -97,17 +99,32 @@ def _scene(path: Path) -> tuple[Float32Array, Float32Array]:
     return shares, 0.6 * ((shares > 0.7) | (shares < 0.15)).astype(np.float32)
 
 
-def _with_unions(target: Target, scene: tuple[Float32Array, Float32Array], *, complete: bool) -> Target:
-    """Adds the planes of the groups, of the scene and of `ANYTHING`."""
+def _face(path: Path, target: Target) -> tuple[Float32Array, Float32Array]:
+    """Target and weight of the plane of the face; outside of any person there is none."""
+    if face_path(path).exists():
+        return np.load(face_path(path))[None], np.ones((1, ROWS, COLUMNS), np.float32)
+    person = CATEGORIES.index("person")
+    outside = target.known[person] * (target.wanted[person] < 0.1) * (target.boxed[person] == 0)
+    return np.zeros((1, ROWS, COLUMNS), np.float32), outside[None].astype(np.float32)
+
+
+def _with_unions(
+    target: Target,
+    scene: tuple[Float32Array, Float32Array],
+    face: tuple[Float32Array, Float32Array],
+    *,
+    complete: bool,
+) -> Target:
+    """Adds the planes of the groups, of the scene, of the face and of `ANYTHING`."""
     groups = [[CATEGORIES.index(name) for name in members.split(",")] for members in GROUPS.values()]
     unions = np.array([target.wanted[group].max(0) for group in groups])
     known = np.where(unions > 0.5, 1, np.array([target.known[group].min(0) for group in groups]))
     anything = target.wanted.max(0, keepdims=True)
     sure = np.full_like(anything, float(complete))
-    wanted = np.concatenate([target.wanted, unions, scene[0], anything]).astype(np.float32)
+    wanted = np.concatenate([target.wanted, unions, scene[0], face[0], anything]).astype(np.float32)
     boxed = np.zeros_like(wanted)
     boxed[: len(target.boxed)] = target.boxed
-    return Target(wanted, np.concatenate([target.known, known, scene[1], sure]).astype(np.float32), boxed)
+    return Target(wanted, np.concatenate([target.known, known, scene[1], face[1], sure]).astype(np.float32), boxed)
 
 
 def self_label(logits: Tensor, wanted: Tensor, known: Tensor, boxed: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -13,14 +13,22 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
+from training.relevance.photos import CATEGORIES
 from training.relevance.targets import ANYTHING, COLUMN_NAMES, load_maps, load_target, self_label
 from training.relevance.vocabulary import alias_phrases
-from transmitter.relevance.network import RelevanceNetwork
+from transmitter.relevance.network import TEXT_CHANNELS, RelevanceNetwork
 from transmitter.relevance.text_tower import TextTower
 
 ABSENT_WEIGHT: Final = 0.3
 SELF_LABEL_FROM: Final = 350
 """Step of the first stage from which boxes are labelled by the network itself."""
+
+OTHER_LABELS: Final = 16
+"""Labels of other photos that each batch is scored against."""
+
+OTHER_WEIGHT: Final = 0.15
+STRANGE_BELOW: Final = 0.3
+"""Labels whose cosine to all that a photo shows is below this are taken to be absent from it."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +36,9 @@ class Pools:
     """Cached crops by how much is known of them, and how many of each make a batch."""
 
     files: tuple[tuple[Path, ...], ...]
-    """All masked; one person masked; boxes only."""
+    """All masked; one person masked; boxes only; nothing but a label for the whole photo."""
 
-    shares: tuple[int, ...] = (5, 2, 1)
+    shares: tuple[int, ...] = (4, 2, 1, 2)
     """Crops of each pool in a batch."""
 
     def draw(self, rng: random.Random) -> list[Path]:
@@ -41,11 +49,16 @@ class Pools:
 class PhraseBook:
     """The text side of the targets: which phrases may stand for which plane."""
 
-    def __init__(self, tower: TextTower, anything: Tensor) -> None:
+    def __init__(self, tower: TextTower, anything: Tensor, labels: Mapping[Path, str]) -> None:
         names = [name for name in COLUMN_NAMES if name != ANYTHING]
         with torch.no_grad():
             self._options = [tower.encode(alias_phrases(name)) for name in names]
         self._anything = anything
+        self.labels = tuple(sorted(set(labels.values())))
+        self.label_rows = {path: self.labels.index(label) for path, label in labels.items()}
+        with torch.no_grad():
+            self.label_vectors = tower.encode(self.labels) if labels else torch.zeros(0, TEXT_CHANNELS)
+            self.category_vectors = tower.encode(CATEGORIES)
 
     def draw(self, rng: random.Random) -> Tensor:
         """(planes, 512): each plane under its own name half of the time, else under an alias."""
@@ -101,7 +114,7 @@ def train_decoder(
         batch = pools.draw(rng)
         levels = zip(*map(load_maps, batch), strict=True)
         maps = [torch.from_numpy(np.stack(level)).to(memory_format=torch.channels_last) for level in levels]
-        loss = _step_loss(network, network.decoder(maps), book.draw(rng), batch, own=step >= SELF_LABEL_FROM)
+        loss = _step_loss(network, network.decoder(maps), book, rng, batch, own=step >= SELF_LABEL_FROM)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(parameters, 2.0)
@@ -124,16 +137,65 @@ def _warm_cosine(step: int, steps: int) -> float:
 
 
 def _step_loss(
-    network: RelevanceNetwork, vectors: Tensor, phrases: Tensor, batch: Sequence[Path], *, own: bool
+    network: RelevanceNetwork,
+    vectors: Tensor,
+    book: PhraseBook,
+    rng: random.Random,
+    batch: Sequence[Path],
+    *,
+    own: bool,
 ) -> Tensor:
     targets = [load_target(path) for path in batch]
     wanted = torch.from_numpy(np.stack([target.wanted for target in targets]))
     known = torch.from_numpy(np.stack([target.known for target in targets]))
-    logits = network.logits(vectors, phrases)
+    logits = network.logits(vectors, book.draw(rng))
     if own:
         boxed = torch.from_numpy(np.stack([target.boxed for target in targets]))
         wanted, known = self_label(logits, wanted, known, boxed)
-    return dense_loss(logits, wanted, known)
+    loss = dense_loss(logits, wanted, known)
+    if book.labels:
+        columns = sorted({book.label_rows[path] for path in batch if path in book.label_rows})
+        columns += rng.sample(range(len(book.labels)), OTHER_LABELS)
+        salient = torch.sigmoid(logits[:, -1].detach())
+        shown = wanted[:, : len(CATEGORIES)].amax((2, 3)) > 0.5
+        complete = known[:, COLUMN_NAMES.index(ANYTHING)].amax((1, 2)) > 0
+        evidence = (salient, shown & complete[:, None])
+        scores = network.logits(vectors, book.label_vectors[columns])
+        loss = loss + _label_loss(scores, columns, book, batch, evidence)
+    return loss
+
+
+def _label_loss(
+    logits: Tensor, columns: list[int], book: PhraseBook, batch: Sequence[Path], evidence: tuple[Tensor, Tensor]
+) -> Tensor:
+    """Labels of whole photos: what is salient bears the label, and labels of other things are nowhere.
+
+    Args:
+        logits: (batch, columns, rows, columns of the grid).
+        columns: rows of the label table that were scored.
+        book: its label vectors.
+        batch: the crops' files.
+        evidence: (batch, rows, columns), confidence under the empty query; (batch, categories), what is in the
+            fully masked crops, all False for the others.
+    """
+    table = book.label_vectors[columns]
+    salient, shown = evidence
+    total = logits.new_zeros(())
+    for item, path in enumerate(batch):
+        row = book.label_rows.get(path)
+        if row is not None:
+            ranked = salient[item] / salient[item].amax().clamp(min=0.05)
+            sure = ((ranked > 0.6) | (ranked < 0.15)).float()
+            wanted = (ranked > 0.6).float()
+            point = functional.binary_cross_entropy_with_logits(
+                logits[item, columns.index(row)], wanted, reduction="none"
+            )
+            total = total + 0.5 * (point * sure).sum() / sure.sum().clamp(min=1)
+        own = book.label_vectors[row][None] if row is not None else book.category_vectors[shown[item]]
+        if len(own):
+            strange = (table @ own.T).amax(1) < STRANGE_BELOW
+            total = total + OTHER_WEIGHT * functional.softplus(logits[item, strange]).mean((1, 2)).sum()
+    return total / len(batch)
 
 
 def _resume(path: Path, network: RelevanceNetwork, anything: Tensor, *others: object) -> int:
@@ -187,7 +249,7 @@ def train_all(
         pictures = (pictures.flip(3) if mirrored else pictures).contiguous(memory_format=torch.channels_last)
         vectors = network(pictures)
         vectors = vectors.flip(3) if mirrored else vectors
-        loss = _step_loss(network, vectors, book.draw(rng), batch, own=True)
+        loss = _step_loss(network, vectors, book, rng, batch, own=True)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_([*trunks, *rest], 2.0)

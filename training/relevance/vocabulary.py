@@ -2,12 +2,14 @@
 
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
 from shared.arrays import Float32Array
+from training.relevance.photos import Photo
 from transmitter.relevance.phrases import split_query
 
 ALIASES: Final[dict[str, str]] = {
@@ -116,10 +118,13 @@ STUFF: Final[dict[str, str]] = {
 }
 """Regions that are no things, by what the scene teacher calls them; for most of them CLIP gives us no name."""
 
+PARTS: Final[dict[str, str]] = {"face": "human face,head,human head,smile"}
+"""Parts of a person."""
+
 
 def alias_phrases(name: str) -> list[str]:
     """The phrases that mean one category, its own name first."""
-    aliases = (ALIASES | STUFF).get(name, "")
+    aliases = (ALIASES | STUFF | PARTS).get(name, "")
     return [name, *(alias for alias in aliases.split(",") if alias)]
 
 
@@ -134,15 +139,15 @@ def teacher_phrases(folder: Path) -> tuple[list[str], Float32Array]:
     """
     found = _clip_names(folder / "clip_vitb32_text.npz")
     for row in json.loads((folder / "lvis_synonyms.json").read_text()):
-        source = found.get(_plain(row["name"]))
+        source = found.get(plain(row["name"]))
         for synonym in row["synonyms"]:
             if source is not None:
-                found.setdefault(_plain(synonym), source)
+                found.setdefault(plain(synonym), source)
     for phrase in [phrase for phrase in found if phrase.startswith("human ")]:
         found.setdefault(phrase.removeprefix("human "), found[phrase])
     for row, name in enumerate(STUFF):
         found.setdefault(name, _own_direction(row))
-    for name in (*ALIASES, *GROUPS, *STUFF):
+    for name in (*ALIASES, *GROUPS, *STUFF, *PARTS):
         for alias in alias_phrases(name):
             _blend(found, alias, name)
     found.pop("", None)
@@ -151,13 +156,13 @@ def teacher_phrases(folder: Path) -> tuple[list[str], Float32Array]:
 
 def _blend(found: dict[str, Float32Array], alias: str, name: str) -> None:
     """Puts an alias halfway between what CLIP says of it (if anything) and the category it stands for."""
-    anchor = found.get(_plain(name))
+    anchor = found.get(plain(name))
     if anchor is None:
-        anchor = np.sum([found[_plain(member)] for member in GROUPS[name].split(",")], axis=0)
+        anchor = np.sum([found[plain(member)] for member in GROUPS[name].split(",")], axis=0)
         anchor /= np.linalg.norm(anchor)
-        found[_plain(name)] = anchor
-    blended = anchor + found.get(_plain(alias), anchor)
-    found[_plain(alias)] = blended / np.linalg.norm(blended)
+        found[plain(name)] = anchor
+    blended = anchor + found.get(plain(alias), anchor)
+    found[plain(alias)] = blended / np.linalg.norm(blended)
 
 
 def _own_direction(row: int) -> Float32Array:
@@ -173,11 +178,17 @@ def _clip_names(path: Path) -> dict[str, Float32Array]:
     vectors -= vectors[[str(name).startswith("lvis/") for name in data["sets"]]].mean(0)
     sums: dict[str, Float32Array] = {}
     for name, vector in zip(data["names"], vectors, strict=True):
-        sums[_plain(name)] = sums.get(_plain(name), 0) + vector / np.linalg.norm(vector)
+        sums[plain(name)] = sums.get(plain(name), 0) + vector / np.linalg.norm(vector)
     return {name: total / np.linalg.norm(total) for name, total in sums.items()}
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
     """A teacher's name as the query splitter would give it."""
     bare = re.sub(r"\(.*?\)", " ", str(name)).replace("_", " ").replace("/", " ")
     return " ".join(word for piece in split_query(bare) for word in piece.split())
+
+
+def nameable(photos: Iterable[Photo], folder: Path) -> list[Photo]:
+    """The labelled photos whose label, or its last word, is among the teacher's phrases in `folder`."""
+    known = set(teacher_phrases(folder)[0])
+    return [photo for photo in photos if plain(photo.label) in known or plain(photo.label).split()[-1] in known]
