@@ -89,7 +89,7 @@ def _integers(weights: Float64Array) -> NDArray[np.uint16]:
     frequencies = np.floor(shares).astype(np.int64) + 1
     rows = np.arange(len(weights))
     frequencies[rows, shares.argmax(axis=1)] += FREQUENCY_TOTAL - frequencies.sum(axis=1)
-    return frequencies.astype(np.uint16)
+    return np.asarray(frequencies, np.uint16)
 
 
 def _counts(levels: UInt8Array, grid: PatchGrid) -> Float64Array:
@@ -121,7 +121,8 @@ def _as_extracted(mask: UInt8Array, random: np.random.Generator) -> Float32Array
     """A mask as a relevance extractor might see it: blurred, scaled, with a floor; sometimes exact."""
     blur = ImageFilter.GaussianBlur(float(random.choice([0, 3, 8, 16])))
     soft = np.asarray(Image.fromarray(mask).filter(blur), np.float32) / 255
-    return (soft * random.uniform(0.4, 1) + random.choice([0, 0.02, 0.1])).clip(0, 1).astype(np.float32)
+    floored = soft * random.uniform(0.4, 1) + random.choice([0, 0.02, 0.1])
+    return np.asarray(floored.clip(0, 1), np.float32)
 
 
 def _masked_photos(folder: Path, photos: int) -> Iterator[tuple[UInt8Array, UInt8Array]]:

@@ -1,0 +1,70 @@
+"""`python -m evaluation.bench.compute`: what both ends compute for one 320x480 photo, without any link."""
+
+import os
+import time
+
+import torch
+
+from evaluation.bench.checks import Check, write
+from evaluation.bench.photos import coffee_480x320
+from receiver.assembly import Assembly
+from receiver.reconstruction import decode, restore
+from receiver.restoration import Restorer
+from shared.codec.identity import stream_weights_hash
+from shared.codec.ladder import Ladder, load_ladder
+from shared.packets import Packet
+from shared.pictures import png_bytes
+from transmitter.budget import Budget
+from transmitter.pipeline import Job, Pipeline, PlanStage, StageClock
+from transmitter.relevance import load_embedded
+
+_REPEATS = 7
+_PERCENTS = (1, 5, 20)
+
+
+def _prepare(pipeline: Pipeline, percent: float) -> tuple[PlanStage, dict[str, float]]:
+    clock = StageClock(time.perf_counter)
+    job = Job(png_bytes(coffee_480x320()), "cup of coffee", Budget("percent_of_raw", percent), 1)
+    *_, plan = pipeline.run(job, 1e6, clock)
+    assert isinstance(plan, PlanStage)
+    return plan, clock.seconds
+
+
+def _reconstruct(packets: list[bytes], ladder: Ladder, restorer: Restorer) -> float:
+    start_s = time.perf_counter()
+    assembly = Assembly(1, stream_weights_hash(ladder), 0.0)
+    for data in packets:
+        assembly.accept(Packet.from_bytes(data), 0.0)
+    arrived = assembly.snapshot()
+    assert arrived is not None
+    restore(decode(arrived, ladder), restorer)
+    return time.perf_counter() - start_s
+
+
+def _median(values: list[float]) -> float:
+    return sorted(values)[len(values) // 2]
+
+
+def main() -> None:
+    """Measures, prints and writes out/bench/compute.json; medians of several runs at several budgets."""
+    torch.set_num_threads(os.cpu_count() or 1)
+    ladder, restorer, extractor = load_ladder(), Restorer.load(), load_embedded()
+    pipeline = Pipeline(ladder, {extractor.name: extractor})
+    _prepare(pipeline, 1)
+    stages: dict[str, list[float]] = {}
+    received: list[float] = []
+    for percent in _PERCENTS:
+        for _ in range(_REPEATS):
+            plan, seconds = _prepare(pipeline, percent)
+            for name, value in {**seconds, "total": sum(seconds.values())}.items():
+                stages.setdefault(name, []).append(value)
+            received.append(_reconstruct(plan.packets, ladder, restorer))
+    total, reconstruct = _median(stages.pop("total")), _median(received)
+    parts = [Check(f"of this, {name}", _median(values), "s", "", True) for name, values in stages.items()]
+    sending = Check("transmit compute, 320x480", total, "s", "<= 0.6", total <= 0.6)
+    receiving = Check("receive compute, 320x480", reconstruct, "s", "<= 0.3", reconstruct <= 0.3)
+    write("compute", [sending, *parts, receiving])
+
+
+if __name__ == "__main__":
+    main()

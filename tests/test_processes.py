@@ -1,0 +1,121 @@
+"""Transmitter and receiver as separate processes that share nothing at run time but the packets."""
+
+import os
+import signal
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import skimage.data
+
+from client.api import Budget, Link, Options
+from client.stack import LocalStack, StackConfig
+from shared.errors import DeadlineError, InvalidInputError, UnavailableError
+from shared.pictures import png_bytes, read_picture
+
+_PHOTO = skimage.data.chelsea()[:160, 60:300]
+
+
+@pytest.fixture(scope="module")
+def stack():
+    with LocalStack(StackConfig(link=Link(rate_bps=4e6, propagation_s=0.005))) as running:
+        yield running
+
+
+@pytest.fixture
+def client(stack):
+    with stack.client() as connected:
+        yield connected
+
+
+def _psnr(image, other):
+    return 10 * np.log10(255**2 / np.mean((image.astype(float) - other) ** 2))
+
+
+def test_a_photo_crosses_the_link(client):
+    sent = client.transmit(png_bytes(_PHOTO), "cat", Budget(wire_bytes=9000))
+    received = client.reconstruction(sent.transmission_id)
+    picture = read_picture(received.image_png)
+    assert sent.delivered.wire_bytes <= 9000
+    assert sent.delivered.received_bytes == sent.delivered.wire_bytes
+    assert picture.shape == _PHOTO.shape
+    assert _psnr(_PHOTO, picture) > 24
+
+
+def test_a_budget_larger_than_needed_arrives_exactly(client):
+    sent = client.transmit(png_bytes(_PHOTO), "", Budget(percent_of_raw=200))
+    picture = read_picture(client.reconstruction(sent.transmission_id).image_png)
+    np.testing.assert_array_equal(picture, _PHOTO)
+
+
+def test_the_queried_region_is_the_better_one(client):
+    mask = np.zeros(_PHOTO.shape[:2], np.uint8)
+    mask[:, :120] = 255
+    options = Options(relevance_png=png_bytes(mask))
+    sent = client.transmit(png_bytes(_PHOTO), "", Budget(percent_of_raw=5), options)
+    picture = read_picture(client.reconstruction(sent.transmission_id).image_png)
+    assert _psnr(_PHOTO[:, :120], picture[:, :120]) > _psnr(_PHOTO[:, 120:], picture[:, 120:]) + 5
+
+
+def test_what_was_not_sent_is_unknown(client, stack):
+    assert len(set(stack.pids.values())) == 3
+    with pytest.raises(InvalidInputError, match="deadbeef"):
+        client.reconstruction("deadbeef")
+
+
+@pytest.mark.parametrize(
+    ("image", "budget", "field"),
+    [(b"no picture", 5000, "image"), (png_bytes(_PHOTO), 10, "budget")],
+)
+def test_bad_input_reaches_the_caller_by_field(client, image, budget, field):
+    with pytest.raises(InvalidInputError) as caught:
+        client.transmit(image, "cat", Budget(wire_bytes=budget))
+    assert caught.value.field == field
+
+
+def test_transmissions_at_once_do_not_mix(client):
+    photos = [skimage.data.chelsea()[:96, :128], skimage.data.coffee()[100:196, 100:228], _PHOTO[:50, :70]]
+
+    def cross(photo: np.ndarray) -> np.ndarray:
+        sent = client.transmit(png_bytes(photo), "cup", Budget(percent_of_raw=110))
+        return read_picture(client.reconstruction(sent.transmission_id).image_png)
+
+    with ThreadPoolExecutor(3) as threads:
+        for photo, picture in zip(photos, threads.map(cross, photos), strict=True):
+            np.testing.assert_array_equal(picture, photo)
+
+
+def test_a_deadline_too_short_is_told_and_leaves_the_link_free(client):
+    client.set_link(Link(rate_bps=8_000))
+    try:
+        with pytest.raises(DeadlineError):
+            client.transmit(png_bytes(_PHOTO), "cat", Budget(wire_bytes=20_000), timeout_s=1.5)
+    finally:
+        client.set_link(Link(rate_bps=4e6))
+    sent = client.transmit(png_bytes(_PHOTO), "cat", Budget(wire_bytes=3000))
+    assert sent.delivered.received_bytes == sent.delivered.wire_bytes
+
+
+def test_lost_packets_leave_a_picture(client):
+    client.set_link(Link(loss_rate=0.2, seed=3))
+    try:
+        sent = client.transmit(png_bytes(_PHOTO), "cat", Budget(wire_bytes=30_000))
+    finally:
+        client.set_link(Link(loss_rate=0))
+    received = client.reconstruction(sent.transmission_id)
+    assert 0 < sent.delivered.received_patches < sent.delivered.sent_patches
+    assert _psnr(_PHOTO, read_picture(received.image_png)) > 18
+
+
+@pytest.mark.parametrize("service", ["channel", "receiver"])
+def test_a_service_killed_in_the_middle_is_an_error_not_a_hang(service):
+    with LocalStack(StackConfig(link=Link(rate_bps=20_000))) as stack, stack.client() as client:
+
+        def kill_once_sending(event) -> None:
+            if event.WhichOneof("event") == "progress":
+                os.kill(stack.pids[service], signal.SIGKILL)
+
+        with pytest.raises(UnavailableError):
+            client.transmit(
+                png_bytes(_PHOTO), "cat", Budget(wire_bytes=20_000), on_event=kill_once_sending, timeout_s=30
+            )
