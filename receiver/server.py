@@ -1,4 +1,4 @@
-# ruff: noqa: ARG002, N802 - the .proto file names the methods, gRPC their arguments
+# ruff: noqa: ARG002 - the .proto file names the methods, gRPC their arguments
 """The receiver's gRPC service: sockets, clock and tasks around the plain modules.
 
 ```
