@@ -25,6 +25,7 @@ from client.requests import (
     Reconstruction,
     Transmission,
     checked_image,
+    clean_text,
 )
 from client.rpc import calling
 from shared.errors import StreamError
@@ -125,7 +126,7 @@ class Client:
         """
         request = transmitter_pb2.TransmitRequest(
             image=checked_image(image),
-            query=query,
+            query=clean_text(query),
             budget=(budget or Budget(percent_of_raw=DEFAULT_PERCENT_OF_RAW)).to_message(),
             options=(options or Options()).to_message(),
         )
@@ -164,7 +165,9 @@ class Client:
             InvalidInputError: the picture or the extractor's name cannot be used.
             UnavailableError, DeadlineError: as in `transmit`.
         """
-        request = transmitter_pb2.GetRelevanceRequest(image=checked_image(image), query=query, extractor=extractor)
+        request = transmitter_pb2.GetRelevanceRequest(
+            image=checked_image(image), query=clean_text(query), extractor=extractor
+        )
         with calling(self._peers["transmitter"]):
             return self._transmitter.GetRelevance(request, timeout=self._timeout_s).relevance
 

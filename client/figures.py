@@ -19,6 +19,7 @@ from PIL import Image
 
 from client.avif import Yardstick
 from client.quality import Quality
+from client.requests import clean_text
 from client.runs import LEVEL_COLOURS, LOST_COLOUR, Run, paint_levels, plain
 from shared.arrays import Float32Array, UInt8Array
 from shared.pictures import png_bytes
@@ -242,6 +243,6 @@ def _rate(rate_bps: float) -> str:
 
 def _shortened(text: str, limit: int = 48) -> str:
     """One line that fits, with `$` kept from meaning mathematics."""
-    line = " ".join(text.split())
+    line = " ".join(clean_text(text).split())
     line = line if len(line) <= limit else line[: limit - 1] + "…"
     return line.replace("$", r"\$")

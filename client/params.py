@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 import click
 
 from client.api import DEFAULT_CHANNEL, DEFAULT_RECEIVER, DEFAULT_TRANSMITTER, Link
+from client.requests import MAX_BUDGET_BYTES
 from shared.errors import InvalidInputError
 from shared.units import parse_duration_s, parse_rate_bps
 
@@ -35,8 +36,8 @@ RATE = _Unit("rate", parse_rate_bps)
 DURATION = _Unit("duration", parse_duration_s)
 """Seconds, as 20ms or 1.5s."""
 
-SIZE = click.IntRange(min=1)
-"""Bytes, 1 or more."""
+SIZE = click.IntRange(1, MAX_BUDGET_BYTES)
+"""Bytes."""
 
 
 def stacked(*options: Callable[[_F], _F]) -> Callable[[_F], _F]:

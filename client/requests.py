@@ -19,6 +19,9 @@ ALLOCATIONS: Final[dict[str, transmitter_pb2.Allocation.ValueType]] = {
 DEFAULT_PERCENT_OF_RAW: Final = 2.0
 """Budget where the caller names none, in percent of width x height x 3 bytes."""
 
+MAX_BUDGET_BYTES: Final = 1 << 40
+"""Largest budget in bytes; no picture needs as much."""
+
 OUTCOMES: Final = {
     common_pb2.OUTCOME_UNSPECIFIED: "receiving",
     common_pb2.OUTCOME_COMPLETE: "complete",
@@ -33,7 +36,8 @@ class Budget:
     """How many bytes may cross the channel; exactly one of the three is given.
 
     Raises:
-        InvalidInputError: none or several are given, or the one is not a finite number above 0.
+        InvalidInputError: none or several are given, or the one is not a finite number above 0, or it is more
+            than MAX_BUDGET_BYTES.
     """
 
     wire_bytes: int | None = None
@@ -51,6 +55,8 @@ class Budget:
         ((name, value),) = self._given().items()
         if not (math.isfinite(value) and value > 0):
             raise InvalidInputError(f"budget.{name}", f"must be above 0, not {value:g}")
+        if name == "wire_bytes" and value > MAX_BUDGET_BYTES:
+            raise InvalidInputError(f"budget.{name}", f"must be at most {MAX_BUDGET_BYTES}, not {value:g}")
 
     def to_message(self) -> transmitter_pb2.Budget:
         """The budget as it is sent."""
@@ -198,6 +204,11 @@ class Reconstruction:
             message.received_patches,
             message.reconstruct_s,
         )
+
+
+def clean_text(text: str) -> str:
+    """Text that can be sent: what a terminal's broken bytes left in it becomes question marks."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def checked_image(image: bytes) -> bytes:

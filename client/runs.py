@@ -12,7 +12,7 @@ from PIL import Image
 
 from client.api import Budget, Client, OnEvent, Options, Reconstruction, Transmission
 from client.quality import Quality, measure
-from client.requests import DEFAULT_PERCENT_OF_RAW
+from client.requests import DEFAULT_PERCENT_OF_RAW, clean_text
 from shared.arrays import Float32Array, UInt8Array
 from shared.patches import PATCH_SIZE
 from shared.pictures import png_bytes, read_picture
@@ -91,7 +91,7 @@ def to_json(run: Run) -> dict[str, Any]:
     absent = {"psnr_db": None, "exact": False, "masked_psnr_db": None, "masked_exact": False}
     return {
         "image": run.question.name,
-        "query": run.question.query,
+        "query": clean_text(run.question.query),
         "transmission_id": sent.transmission_id,
         "outcome": sent.outcome,
         "extractor": sent.relevance.extractor,

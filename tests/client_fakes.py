@@ -1,5 +1,6 @@
 """The three services as one in-process server that answers from a script, for the tests of the client."""
 
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -8,7 +9,7 @@ from dataclasses import dataclass, field
 import grpc
 import numpy as np
 
-from shared.errors import InvalidInputError, MmscError
+from shared.errors import MmscError
 from shared.levels import LEVEL_BYTES
 from shared.patches import PatchGrid
 from shared.pictures import png_bytes, read_picture
@@ -42,6 +43,7 @@ class Script:
     outcome: int = common_pb2.OUTCOME_COMPLETE
     exact: bool = False
     ends_early: bool = False
+    stall_s: float = 0.0
     lost_rows: int = 0
     present: bool = True
     requests: list = field(default_factory=list)
@@ -51,10 +53,12 @@ class Script:
 class _Transmitter(transmitter_pb2_grpc.TransmitterServiceServicer):
     def __init__(self, script: Script, store: dict) -> None:
         self.script, self.store = script, store
+        self.stalled = threading.Event()
 
-    def Transmit(self, request, context):  # noqa: N802
+    def Transmit(self, request, context):
         self.script.requests.append(request)
         _fail(self.script, context)
+        self.stalled.wait(self.script.stall_s)
         image = read_picture(request.image)
         grid = PatchGrid.of(image)
         relevance = np.zeros(image.shape[:2], np.uint8)
@@ -70,13 +74,13 @@ class _Transmitter(transmitter_pb2_grpc.TransmitterServiceServicer):
         if not self.script.ends_early:
             yield transmitter_pb2.TransmitResponse(delivered=_delivered(plan, self.script))
 
-    def GetRelevance(self, request, context):  # noqa: N802
+    def GetRelevance(self, request, context):
         self.script.requests.append(request)
         _fail(self.script, context)
         grey = np.full(read_picture(request.image).shape[:2], 77, np.uint8)
         return transmitter_pb2.GetRelevanceResponse(relevance=_relevance(grey, self.script.present))
 
-    def GetTransmitterInfo(self, request, context):  # noqa: N802
+    def GetTransmitterInfo(self, request, context):
         return transmitter_pb2.GetTransmitterInfoResponse(version="0.1.0", default_extractor="embedded")
 
 
@@ -84,19 +88,19 @@ class _Receiver(receiver_pb2_grpc.ReceiverServiceServicer):
     def __init__(self, script: Script, store: dict) -> None:
         self.script, self.store = script, store
 
-    def Receive(self, request_iterator, context):  # noqa: N802
+    def Receive(self, request_iterator, context):
         raise NotImplementedError
 
-    def GetReconstruction(self, request, context):  # noqa: N802
+    def GetReconstruction(self, request, context):
         if request.transmission_id != TRANSMISSION:
             context.abort(grpc.StatusCode.NOT_FOUND, "no such transmission")
         return receiver_pb2.GetReconstructionResponse(reconstruction=self._reconstruction())
 
-    def WatchReconstruction(self, request, context):  # noqa: N802
+    def WatchReconstruction(self, request, context):
         for _ in range(2):
             yield receiver_pb2.WatchReconstructionResponse(reconstruction=self._reconstruction())
 
-    def ListReconstructions(self, request, context):  # noqa: N802
+    def ListReconstructions(self, request, context):
         return receiver_pb2.ListReconstructionsResponse()
 
     def _reconstruction(self):
@@ -116,13 +120,13 @@ class _Channel(channel_pb2_grpc.ChannelServiceServicer):
     def __init__(self, script: Script) -> None:
         self.script = script
 
-    def Relay(self, request_iterator, context):  # noqa: N802
+    def Relay(self, request_iterator, context):
         raise NotImplementedError
 
-    def GetLink(self, request, context):  # noqa: N802
+    def GetLink(self, request, context):
         return channel_pb2.GetLinkResponse(link=_link(self.script))
 
-    def SetLink(self, request, context):  # noqa: N802
+    def SetLink(self, request, context):
         self.script.requests.append(request)
         _fail(self.script, context)
         self.script.settings.update({field.name: value for field, value in request.settings.ListFields()})
@@ -184,7 +188,8 @@ def services(script: Script) -> Iterator[str]:
     """Serves all three on one address while the context lasts."""
     store: dict = {}
     server = grpc.server(ThreadPoolExecutor(4), options=[("grpc.max_receive_message_length", 64 << 20)])
-    transmitter_pb2_grpc.add_TransmitterServiceServicer_to_server(_Transmitter(script, store), server)
+    transmitter = _Transmitter(script, store)
+    transmitter_pb2_grpc.add_TransmitterServiceServicer_to_server(transmitter, server)
     receiver_pb2_grpc.add_ReceiverServiceServicer_to_server(_Receiver(script, store), server)
     channel_pb2_grpc.add_ChannelServiceServicer_to_server(_Channel(script), server)
     port = server.add_insecure_port("127.0.0.1:0")
@@ -192,7 +197,5 @@ def services(script: Script) -> Iterator[str]:
     try:
         yield f"127.0.0.1:{port}"
     finally:
+        transmitter.stalled.set()
         server.stop(None).wait()
-
-
-__all__ = ["TRANSMISSION", "InvalidInputError", "Script", "photo", "services"]

@@ -54,5 +54,10 @@ def _print(state: channel_pb2.LinkState, *, as_json: bool) -> None:
         return
     table = Table(show_header=False, box=None)
     for name, value in {**settings, **counters}.items():
-        table.add_row(name, f"{value:,}" if isinstance(value, int) else f"{value:,.6g}")
+        table.add_row(name, _number(value))
     Console().print(table)
+
+
+def _number(value: float) -> str:
+    text = f"{value:,}" if isinstance(value, int) else f"{value:,.6f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
