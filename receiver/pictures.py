@@ -51,9 +51,9 @@ class PictureMaker:
         return await asyncio.shield(task)
 
     async def close(self) -> None:
-        """Waits for the pictures in the making, and lets the threads go."""
+        """Waits for the pictures in the making, drops those that wait for a thread, and lets the threads go."""
+        await asyncio.to_thread(self._threads.shutdown, cancel_futures=True)
         await asyncio.gather(*self._running.values(), return_exceptions=True)
-        self._threads.shutdown()
 
     async def _make(self, entry: Entry, arrived: ArrivedPatches) -> Picture:
         loop = asyncio.get_running_loop()

@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -16,11 +17,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from prometheus_client import CollectorRegistry
-from receiver_fakes import ID, FakeCodec, FakeRestorer, Sent, sent
+from receiver_fakes import ID, WEIGHTS, FakeCodec, FakeRestorer, Sent, sent
 
 from receiver.__main__ import main
 from receiver.config import ReceiverConfig
+from receiver.ingest import StreamIngest
+from receiver.metrics import ReceiverMetrics
+from receiver.pictures import PictureMaker
 from receiver.server import receiver_service
+from receiver.store import Entry, Store
 from shared.errors import InvalidInputError, WeightsError
 from shared.packets import Packet
 from shared.reports import Report, ReportOutcome
@@ -246,6 +251,37 @@ async def test_receiving_goes_on_while_a_picture_is_made() -> None:
         gate.set()
         await call.done_writing()
         assert len(await receiver.reports(call)) == 2
+
+
+async def test_pictures_that_wait_for_a_thread_do_not_hold_up_the_end() -> None:
+    gate = threading.Event()
+    made: list[int] = []
+
+    class Waiting(FakeCodec):
+        def decode(self, level: int, payload: Any) -> Any:
+            made.append(level)
+            assert gate.wait(_TIMEOUT_S)
+            return super().decode(level, payload)
+
+    metrics = ReceiverMetrics(CollectorRegistry())
+    store = Store(10, 10**7, 60.0, WEIGHTS)
+    maker = PictureMaker(Waiting(), FakeRestorer(), store, metrics, time.monotonic)
+    everything = [sent(number, levels=np.ones(SENT.grid.count, np.uint8)).packets for number in range(5)]
+    entries = [entry for packets in everything for data in packets if (entry := take(store, metrics, data))]
+    async with asyncio.timeout(_TIMEOUT_S):
+        waiting = [asyncio.create_task(maker.current(entry)) for entry in entries]
+        while len(made) < 2:
+            await asyncio.sleep(0)
+        closing = asyncio.create_task(maker.close())
+        while sum(task.cancelled() for task in waiting) < 3:
+            await asyncio.sleep(0)
+        gate.set()
+        await closing
+    assert made == [1, 1]  # one for each thread
+
+
+def take(store: Store, metrics: ReceiverMetrics, data: bytes) -> Entry | None:
+    return StreamIngest(store, metrics).take(data, 0.0)
 
 
 async def test_silence_ends_a_transmission(monkeypatch: pytest.MonkeyPatch) -> None:
