@@ -55,7 +55,7 @@ def main(
         service = receiver_service(config, load_ladder(), Restorer.load())
         asyncio.run(serve_until_signal(service, "receiver"))
     except MmscError as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {' '.join(str(error).split())}", err=True)  # some libraries' messages have several lines
         sys.exit(2)
 
 
