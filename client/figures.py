@@ -90,8 +90,9 @@ def overlay(image: UInt8Array, relevance: Float32Array) -> UInt8Array:
         (height, width, 3) RGB.
     """
     grey = np.asarray(Image.fromarray(image).convert("L"), np.float32)[:, :, None]
-    heat = mpl.colormaps[_HEAT](relevance)[:, :, :3].astype(np.float32) * 255
-    strength = 0.35 + 0.3 * relevance[:, :, None]
+    # The palest end of the colours would wash out a photo that matters as a whole.
+    heat = mpl.colormaps[_HEAT](0.85 * relevance)[:, :, :3].astype(np.float32) * 255
+    strength = 0.35 + 0.2 * relevance[:, :, None]
     blended: UInt8Array = np.rint(grey * (1 - strength) + heat * strength).astype(np.uint8)
     return blended
 

@@ -1,5 +1,6 @@
 """Tells a person who waits what is going on; says nothing where nobody looks."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -43,5 +44,13 @@ def waiting() -> Iterator[Waiting]:
     """Shows progress on standard error while the context lasts, if that is a terminal, and clears it after."""
     console = Console(stderr=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    progress = Progress(
+        *columns,
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+        # Lines for a terminal go above the bar; what is piped elsewhere must get there.
+        redirect_stdout=sys.stdout.isatty(),
+    )
+    with progress:
         yield Waiting(progress)

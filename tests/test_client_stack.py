@@ -169,7 +169,9 @@ def test_up_serves_send_until_ctrl_c(tmp_path):
     where = [option for name in ("transmitter", "channel", "receiver") for option in (f"--{name}", "127.0.0.1:0")]
     command = [*mmsc, "up", "--rate", "1Mbit", *where]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as up:
-        services = dict(up.stdout.readline().split() for _ in range(3))
+        lines = [up.stdout.readline() for _ in range(3)]
+        assert all(lines), up.stderr.read()
+        services = dict(line.split() for line in lines)
         children = Path(f"/proc/{up.pid}/task/{up.pid}/children").read_text().split()
         given = [option for name, address in services.items() for option in (f"--{name}", address)]
         arguments = ["send", str(tmp_path / "photo.png"), "square", "--bytes", "4000", "--json", "--no-figure", *given]
