@@ -169,7 +169,7 @@ class Link:
             self._waiting.append(target)
         target.queue.append(packet)
         if self._service is None:
-            self._serve_next(max(now, self._free_s))
+            self._serve_next(now)
         return True
 
     def finish(self, stream: int, now: float) -> None:
