@@ -63,9 +63,7 @@ def encode_within(image: UInt8Array, limit_bytes: int) -> AvifPicture:
         limit_bytes: what the file may take.
     """
     picture = Image.fromarray(image)
-    best, low, high = AvifPicture(_encode(picture, 0), 0, fits=True), 1, _BEST_QUALITY
-    if len(best.data) > limit_bytes:
-        return AvifPicture(best.data, 0, fits=False)
+    best, data, low, high = None, b"", 0, _BEST_QUALITY
     while low <= high:
         quality = (low + high) // 2
         data = _encode(picture, quality)
@@ -73,7 +71,8 @@ def encode_within(image: UInt8Array, limit_bytes: int) -> AvifPicture:
             best, low = AvifPicture(data, quality, fits=True), quality + 1
         else:
             high = quality - 1
-    return best
+    # Where nothing fitted, the last that was tried is quality 0.
+    return best or AvifPicture(data, 0, fits=False)
 
 
 def _encode(picture: Image.Image, quality: int) -> bytes:
