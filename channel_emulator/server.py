@@ -56,7 +56,7 @@ class ChannelServicer(channel_pb2_grpc.ChannelServiceServicer):
         self._stub = receiver_pb2_grpc.ReceiverServiceStub(receiver)
         self._connect_timeout_s = connect_timeout_s
 
-    async def Relay(  # noqa: N802 - the name of the RPC
+    async def Relay(
         self, request_iterator: AsyncIterator[channel_pb2.RelayRequest], context: _Context
     ) -> AsyncIterator[channel_pb2.RelayResponse]:
         """Relays one stream; see the proto for how it ends."""
@@ -67,7 +67,7 @@ class ChannelServicer(channel_pb2_grpc.ChannelServiceServicer):
             async for response in responses:
                 yield response
 
-    async def GetLink(  # noqa: N802
+    async def GetLink(
         self,
         request: channel_pb2.GetLinkRequest,  # noqa: ARG002 - gRPC passes it
         context: _Context,  # noqa: ARG002
@@ -75,7 +75,7 @@ class ChannelServicer(channel_pb2_grpc.ChannelServiceServicer):
         """Reads the settings and counters."""
         return channel_pb2.GetLinkResponse(link=self._state())
 
-    async def SetLink(  # noqa: N802
+    async def SetLink(
         self,
         request: channel_pb2.SetLinkRequest,
         context: _Context,  # noqa: ARG002
