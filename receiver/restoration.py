@@ -1,19 +1,22 @@
 """Restoration: from decoded patches and their levels to the picture a person sees.
 
 ```
-received patches ─┬─ fill ──────────── filled picture ─┬───────────────(+)── non-raw patches ─┐
-background ───────┘   (push-pull of    levels, phase ──┴─ residual CNN ─┘   gate per level     ├─ picture
-                       received - background)              raw patches, untouched ─────────────┘
+received patches ─┬─ fill ─── linear filter ─┬─────────────(+)── skipped patches ─┐
+background ───────┘  (push-pull of   levels ─┴─ residual CNN  │                    ├─ picture
+                      received - background)                  └── coded patches ───┤
+                                                 raw patches, untouched ───────────┘
 ```
 
 Skipped or lost patches are filled from what arrived around them: the difference between received samples and the
 background is averaged down a pyramid and let out again where nothing arrived, fading with distance. A small
-residual network, which knows every patch's level, then removes block edges and coding noise. Raw patches pass
-through untouched.
+residual network, which knows every patch's level, then corrects the filled patches. Coded patches are corrected
+by a linear filter in closed form (least squares, one per level) from the 4 pixels around them; the network found
+nothing beyond it there. Raw patches pass through untouched.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -32,6 +35,7 @@ RESTORATION_FORMAT: Final = "mmsc-restoration-1"
 """Format and version tag of the weights file."""
 
 _CELL: Final = 4  # the network's finest grid: 4x4 pixels, a quarter of a patch
+_RING: Final = 4  # pixels around a patch that its linear filter sees
 _SCALES: Final = 6  # pyramid steps of the fill: reaches 64 pixels
 _RESIDUAL_SCALE: Final = 0.1  # the network's output of 1 is 25 grey levels
 _TILE: Final = 96  # patches along the side of a tile
@@ -73,6 +77,63 @@ class Fill(nn.Module):
         return spread
 
 
+class LinearFilter(nn.Module):
+    """Least-squares correction of every coded patch from itself and a ring of pixels around it.
+
+    One filter per level and opponent channel (brightness and two of colour, which photos hardly correlate).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        window = (PATCH_SIZE + 2 * _RING) ** 2
+        self.register_buffer("weights", torch.zeros(RAW - 1, 3, window, PATCH_SIZE**2))
+
+    def forward(self, picture: Tensor, levels: Tensor) -> Tensor:
+        """Corrects a filled picture.
+
+        Args:
+            picture: (n, 3, 8 rows, 8 columns).
+            levels: (n, rows, columns) int64.
+
+        Returns:
+            Same shape as `picture`; unchanged at levels 0 and 4 and beside patches of a lower level, which the
+            filter was not fitted to.
+        """
+        rough = -functional.max_pool2d(-levels[:, None].float(), 3, stride=1, padding=1)[:, 0] < levels
+        weights = self.get_buffer("weights")
+        windows = linear_windows(picture)
+        change = picture.new_zeros(*windows.shape[:3], PATCH_SIZE**2)
+        for level in range(1, RAW):
+            chosen = ((levels == level) & ~rough).flatten(1)
+            change[chosen] = torch.einsum("pow,owk->pok", windows[chosen], weights[level - 1])
+        rgb = torch.einsum("oc,npok->npck", _opponents(), change).flatten(2).mT
+        return picture + functional.fold(rgb, picture.shape[2:], PATCH_SIZE, stride=PATCH_SIZE)
+
+
+def linear_windows(picture: Tensor) -> Tensor:
+    """(n, patches, 3, window) opponent samples in and around every patch, less the patch's mean."""
+    opponents = torch.einsum("oc,nchw->nohw", _opponents(), picture)
+    padded = functional.pad(opponents, (_RING, _RING, _RING, _RING), mode="replicate")
+    windows = functional.unfold(padded, PATCH_SIZE + 2 * _RING, stride=PATCH_SIZE).mT
+    means = functional.avg_pool2d(opponents, PATCH_SIZE).flatten(2).mT[..., None]
+    centred: Tensor = windows.reshape(*means.shape[:3], -1) - means
+    return centred
+
+
+def linear_targets(missing: Tensor) -> Tensor:
+    """(n, patches, 3, 64) opponent samples of every patch of a difference picture (n, 3, height, width)."""
+    opponents = torch.einsum("oc,nchw->nohw", _opponents(), missing)
+    patches = functional.unfold(opponents, PATCH_SIZE, stride=PATCH_SIZE).mT
+    return patches.reshape(*patches.shape[:2], 3, -1)
+
+
+@cache
+def _opponents() -> Tensor:
+    """(3, 3) orthonormal brightness, red minus blue, green minus magenta."""
+    rows = torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 2.0, -1.0]])
+    return functional.normalize(rows, dim=1)
+
+
 class RestorationNet(nn.Module):
     """Residual network on cells of 4x4 pixels, with a coarser floor of one position per patch.
 
@@ -85,6 +146,7 @@ class RestorationNet(nn.Module):
         super().__init__()
         cell = 3 * _CELL * _CELL
         self.fill = Fill()
+        self.linear = LinearFilter()
         self.head = nn.Conv2d(cell + 3 + len(LEVEL_BYTES) + 4, width, 3, padding=1)
         self.fine_in = nn.Conv2d(width, width, 3, padding=1)
         self.down = nn.Conv2d(width, 2 * width, 2, stride=2)
@@ -92,8 +154,7 @@ class RestorationNet(nn.Module):
         self.up = nn.Conv2d(2 * width, 4 * width, 1)
         self.fine_out = nn.ModuleList(_Block(width) for _ in range(1))
         self.tail = nn.Conv2d(width, cell, 3, padding=1)
-        self.register_buffer("gates", (torch.arange(len(LEVEL_BYTES)) != RAW).float())
-        """How much of the residual is applied at each level."""
+        nn.init.zeros_(self.tail.weight)
 
     def forward(self, picture: Tensor, levels: Tensor, background: Tensor) -> Tensor:
         """Restores a picture.
@@ -104,12 +165,16 @@ class RestorationNet(nn.Module):
             background: (n, 3, 8 rows, 8 columns) float, 0..1.
 
         Returns:
-            (n, 3, 8 rows, 8 columns), unclipped; raw patches get no residual.
+            (n, 3, 8 rows, 8 columns), unclipped; raw patches come out as they went in, but for float rounding.
         """
-        known = _upsample((levels != SKIPPED)[:, None].float(), PATCH_SIZE)
-        filled = self.fill(picture, known, background)
-        gates = _upsample(self.get_buffer("gates")[levels][:, None], PATCH_SIZE)
-        restored: Tensor = filled + gates * self._residual(filled, levels, background)
+        skipped = (levels == SKIPPED)[:, None]
+        if not skipped.any():
+            return self.linear(picture, levels)  # type: ignore[no-any-return]
+        if skipped.all():
+            return background  # nothing arrived to better it by
+        missing = _upsample(skipped.float(), PATCH_SIZE)
+        filled = self.linear(self.fill(picture, 1 - missing, background), levels)
+        restored: Tensor = filled + missing * self._residual(filled, levels, background)
         return restored
 
     def _residual(self, filled: Tensor, levels: Tensor, background: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ VALUE_SCALE: Final = 8
 
 _PRODUCT_SCALE: Final = BASIS_SCALE * VALUE_SCALE
 _OFFSET: Final = 128.0  # working about mid-grey keeps float32 sums of squares accurate
-_CHUNK: Final = 256  # patches whose coefficients in all classes stay in the cache
+_CHUNK: Final = 128  # patches whose coefficients in all classes stay in the cache
 _BATCH: Final = 8_192  # patches packed or decoded at a time: bounds the memory of a large picture
 
 
@@ -157,13 +157,23 @@ class ClassifiedKlt:
             indices |= np.take_along_axis(bits, self._positions[classes, :, t], axis=1).astype(np.int64) << t
         return classes, indices
 
-    def encode(self, patches: UInt8Array) -> UInt8Array:
-        """Encodes (n, 192) samples to (n, payload_bytes)."""
-        out = np.empty((len(patches), self.payload_bytes), np.uint8)
+    def encode(self, patches: UInt8Array) -> tuple[UInt8Array, UInt8Array]:
+        """Encodes patches.
+
+        Args:
+            patches: (n, 192) samples.
+
+        Returns:
+            (n, payload_bytes) bytes, and the (n, 192) samples that `decode` makes of them.
+        """
+        payload = np.empty((len(patches), self.payload_bytes), np.uint8)
+        decoded = np.empty((len(patches), SAMPLES), np.uint8)
         for i in range(0, len(patches), _BATCH):
             choice = self.choose(patches[i : i + _BATCH])
-            out[i : i + _BATCH] = self.pack(choice.classes.numpy(), choice.indices.numpy())
-        return out
+            classes, indices = choice.classes.numpy(), choice.indices.numpy()
+            payload[i : i + _BATCH] = self.pack(classes, indices)
+            decoded[i : i + _BATCH] = self.reconstruct(classes, indices)
+        return payload, decoded
 
     def decode(self, payload: UInt8Array) -> UInt8Array:
         """Decodes (n, payload_bytes) of any content to (n, 192) samples."""

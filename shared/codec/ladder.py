@@ -54,9 +54,10 @@ class Ladder:
         coded = [tables.encode(flat) for tables in self.levels]
         errors = np.zeros((len(flat), len(LEVEL_BYTES)), np.float32)
         errors[:, 0] = np.inf
-        for level, payload in zip(_CODED_LEVELS, coded, strict=True):
-            errors[:, level] = _squared_errors(flat, self.levels[level - 1], payload)
-        return EncodedPatches((np.zeros((len(flat), 0), np.uint8), *coded, flat.copy()), errors)
+        for level, (_, decoded) in zip(_CODED_LEVELS, coded, strict=True):
+            errors[:, level] = _squared_errors(flat, decoded)
+        nothing = np.zeros((len(flat), 0), np.uint8)
+        return EncodedPatches((nothing, *(payload for payload, _ in coded), flat.copy()), errors)
 
     def decode(self, level: int, payload: UInt8Array) -> UInt8Array:
         """Decodes payloads of one level; any content is legal.
@@ -72,14 +73,12 @@ class Ladder:
         return flat.reshape(-1, PATCH_SIZE, PATCH_SIZE, 3).copy()
 
 
-def _squared_errors(flat: UInt8Array, tables: ClassifiedKlt, payload: UInt8Array) -> Float32Array:
-    parts = [_chunk_errors(flat[i : i + _CHUNK], tables, payload[i : i + _CHUNK]) for i in range(0, len(flat), _CHUNK)]
-    return np.concatenate(parts) if parts else np.zeros(0, np.float32)
-
-
-def _chunk_errors(flat: UInt8Array, tables: ClassifiedKlt, payload: UInt8Array) -> Float32Array:
-    difference = flat.astype(np.float32) - tables.decode(payload)
-    errors: Float32Array = np.einsum("ps,ps->p", difference, difference)  # integers below 2^24: exact
+def _squared_errors(flat: UInt8Array, decoded: UInt8Array) -> Float32Array:
+    """(n,) sums over 192 samples; integers below 2^24, so exact."""
+    errors = np.empty(len(flat), np.float32)
+    for i in range(0, len(flat), _CHUNK):
+        difference = flat[i : i + _CHUNK].astype(np.float32) - decoded[i : i + _CHUNK]
+        errors[i : i + _CHUNK] = np.einsum("ps,ps->p", difference, difference)
     return errors
 
 

@@ -74,12 +74,10 @@ def _layers(photo: UInt8Array, ladder: Ladder, rng: np.random.Generator) -> UInt
 
 
 def random_levels(rng: np.random.Generator, rows: int, columns: int) -> Int64Array:
-    """A level map: one level all over, or blobs and noise with any fraction skipped, some with losses on top."""
-    if rng.random() < 0.35:
-        return np.full((rows, columns), rng.choice([1, 1, 1, 2, 2, 3]), np.int64)
+    """A level map: blobs and noise with any fraction skipped, some with losses on top."""
     field = _blobs(rng, rows, columns) + rng.choice([0.0, 0.05, 0.3, 2.0]) * rng.standard_normal((rows, columns))
     rank = field.ravel().argsort().argsort() / field.size
-    skipped = rng.random()
+    skipped = 0.02 + 0.98 * rng.random()
     cuts = np.sort(np.concatenate([[skipped], skipped + (1 - skipped) * rng.random(RAW - 1)]))
     levels: Int64Array = np.searchsorted(cuts, rank).reshape(rows, columns).astype(np.int64)
     if rng.random() < 0.3:

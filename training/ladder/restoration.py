@@ -9,21 +9,25 @@ import click
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from receiver.restoration import RESTORATION_FORMAT, RestorationNet
-from shared.arrays import Int64Array
+from receiver.restoration import RESTORATION_FORMAT, RestorationNet, linear_targets, linear_windows
+from shared.arrays import Int64Array, UInt8Array
 from shared.codec.ladder import load_ladder
 from shared.codec.weights import write_weights
-from shared.levels import LEVEL_BYTES, RAW, SKIPPED
+from shared.levels import RAW, SKIPPED
 from shared.patches import PATCH_SIZE
 from training.ladder.data import Photos, cache_folder
 from training.ladder.pictures import Batch, Layered, layer_photos, make_batch, random_batch
 
-_TYPICAL_ERROR: Final = (600.0, 40.0, 14.0, 3.0)
-"""Mean squared error (0..255 scale) that each level starts from, about; it puts the levels on one scale."""
+_TYPICAL_ERROR: Final = 600.0
+"""Mean squared error (0..255 scale) of skipped patches, about."""
 
 _HELD_OUT: Final = 16
-"""Photos kept back to measure how much of the network's residual each level should get."""
+"""Photos kept back to see at which levels the linear filter helps."""
+
+_LINEAR_PHOTOS: Final = 1_000
+"""Photos that the linear filters are fitted to."""
 
 _LOG_STEPS: Final = 100
 _CHECKPOINT_STEPS: Final = 250
@@ -39,7 +43,7 @@ class RestorationSettings:
     blocks: int = 3
     """Residual blocks on the patch grid."""
 
-    steps: int = 8_000
+    steps: int = 3_500
     """Gradient steps."""
 
     batch: int = 8
@@ -48,7 +52,7 @@ class RestorationSettings:
     crop: int = 14
     """Side of a crop in patches."""
 
-    rate: float = 2e-3
+    rate: float = 1e-3
     """Highest learning rate."""
 
     photos: tuple[int, ...] = (343, 500, 200, 0)
@@ -71,9 +75,10 @@ def train_restoration(
     layered = layer_photos(photos, _choose(photos, settings, seed), ladder, seed)
     log(f"{len(layered)} photos encoded and decoded")
     training, held_out = _divide(layered)
+    linear = fit_linear(training, seed, log)
     checkpoint = cache_folder() / f"restoration-{ladder.weights_hash.hex()}-{seed}-{settings.steps}.pt"
-    net = _Run(settings, checkpoint, log, seed).train(training)
-    calibrate(net, held_out, log)
+    net = _Run(settings, linear, checkpoint, log, seed).train(training)
+    keep_what_helps(net, held_out, log)
     notes = {"width": str(settings.width), "blocks": str(settings.blocks), "ladder": ladder.weights_hash.hex()}
     tensors = {name: tensor.half().numpy() for name, tensor in net.state_dict().items()}
     write_weights(out / "restoration.safetensors", RESTORATION_FORMAT, tensors, {**notes, "seed": str(seed)})
@@ -96,13 +101,40 @@ def _slice(layered: Layered, part: slice) -> Layered:
     return Layered(layered.samples, layered.sizes[part], layered.ends[part])
 
 
+def fit_linear(layered: Layered, seed: int, log: Callable[[str], None]) -> Tensor:
+    """(3, 3, window, 64) least-squares weights of the linear filter, level by level, from photos at one level."""
+    chosen = np.random.default_rng(seed).choice(len(layered), min(_LINEAR_PHOTOS, len(layered)), replace=False)
+    weights = [_fit_linear_level(layered, chosen, level) for level in range(1, RAW)]
+    log(f"linear filters of {len(weights)} levels fitted to {len(chosen)} photos")
+    return torch.stack(weights)
+
+
+def _fit_linear_level(layered: Layered, chosen: Int64Array, level: int) -> Tensor:
+    """(3, window, 64): one least-squares problem per opponent channel, leaning a little on doing nothing."""
+    gram, cross = torch.zeros(()), torch.zeros(())
+    for index in chosen:
+        layers = torch.from_numpy(np.ascontiguousarray(layered[index][[level - 1, RAW - 1]]))
+        decoded, truth = (layers.permute(0, 3, 1, 2).float() / 255).chunk(2)
+        missing = linear_targets(truth - decoded)[0].transpose(0, 1)
+        windows = linear_windows(decoded)[0].transpose(0, 1)
+        scale = missing.square().mean().clamp_min(1e-6)  # photos count alike, as in a mean of PSNR
+        gram = gram + windows.mT @ windows / scale
+        cross = cross + windows.mT @ missing / scale
+    ridge = 1e-4 * gram.diagonal(dim1=1, dim2=2).mean(dim=1)[:, None, None] * torch.eye(gram.shape[1])
+    solution: Tensor = torch.linalg.solve((gram + ridge).double(), cross.double()).float()
+    return solution
+
+
 class _Run:
     """A training run: network, its running average, optimiser and schedule."""
 
-    def __init__(self, settings: RestorationSettings, checkpoint: Path, log: Callable[[str], None], seed: int) -> None:
+    def __init__(
+        self, settings: RestorationSettings, linear: Tensor, checkpoint: Path, log: Callable[[str], None], seed: int
+    ) -> None:
         torch.manual_seed(seed)
         self.settings, self.checkpoint, self.log, self.seed = settings, checkpoint, log, seed
         self.net = RestorationNet(settings.width, settings.blocks)
+        self.net.linear.get_buffer("weights").copy_(linear)
         self.net = self.net.to(memory_format=torch.channels_last)
         average = torch.optim.swa_utils.get_ema_multi_avg_fn(0.998)  # type: ignore[no-untyped-call]
         self.average = torch.optim.swa_utils.AveragedModel(self.net, multi_avg_fn=average)
@@ -121,8 +153,8 @@ class _Run:
                 rng = np.random.default_rng((self.seed, self.step))  # a resumed run sees the same crops
                 totals.append(self._update(random_batch(layered, self.settings.batch, self.settings.crop, rng)))
                 if (self.step + 1) % _LOG_STEPS == 0:
-                    gains = torch.stack(totals).nanmean(dim=0).tolist()
-                    self.log(f"step {self.step + 1}: gain in dB by level {[round(gain, 3) for gain in gains]}")
+                    gain = float(torch.stack(totals).mean())
+                    self.log(f"step {self.step + 1}: skipped patches gain {gain:.3f} dB over the background")
                     totals.clear()
                 if (self.step + 1) % _CHECKPOINT_STEPS == 0:
                     self._save()
@@ -132,8 +164,8 @@ class _Run:
 
     def _update(self, batch: Batch) -> Tensor:
         restored = self.net(batch.picture, batch.levels, batch.background)
-        errors, present = _level_errors(restored, batch)
-        loss = (present * torch.log(errors / torch.tensor(_TYPICAL_ERROR) + 0.1)).sum() / present.sum()
+        errors, share = _skipped_errors(restored, batch)
+        loss = (share * torch.log(errors / _TYPICAL_ERROR + 0.1)).sum() / share.sum()
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
@@ -141,9 +173,8 @@ class _Run:
         self.schedule.step()
         self.average.update_parameters(self.net)
         with torch.no_grad():
-            before, _ = _level_errors(_unrestored(batch), batch)
-            gain = 10 * torch.log10(before / errors.clamp_min(1e-3))
-            return torch.where(present > 0, gain, torch.nan).nanmean(dim=0)
+            before, _ = _skipped_errors(batch.background, batch)
+            return 10 * torch.log10((before + 0.1) / (errors + 0.1)).mean()
 
     def _parts(self) -> dict[str, Any]:
         return {"net": self.net, "average": self.average, "optimiser": self.optimiser, "schedule": self.schedule}
@@ -163,45 +194,28 @@ class _Run:
             self.log(f"resuming at step {self.step}")
 
 
-def _unrestored(batch: Batch) -> Tensor:
-    """The received picture with the background where nothing arrived."""
-    known = (batch.levels != SKIPPED).repeat_interleave(PATCH_SIZE, 1).repeat_interleave(PATCH_SIZE, 2)[:, None]
-    return torch.where(known, batch.picture, batch.background)
-
-
-def _level_errors(restored: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-    """(n, 4) mean squared error (0..255 scale) at levels 0 to 3 of each picture, and its share of patches."""
+def _skipped_errors(restored: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """(n,) mean squared error (0..255 scale) over each picture's skipped patches, and their share of the picture."""
     squared = ((restored - batch.target) * 255).square().mean(dim=1)
-    by_patch = torch.nn.functional.avg_pool2d(squared[:, None], PATCH_SIZE)[:, 0]
-    member = torch.nn.functional.one_hot(batch.levels, len(LEVEL_BYTES))[..., :RAW].float()
-    count = member.sum(dim=(1, 2))
-    errors = (by_patch[..., None] * member).sum(dim=(1, 2)) / count.clamp_min(1)
-    return errors, count / member[0, ..., 0].numel()
+    by_patch = functional.avg_pool2d(squared[:, None], PATCH_SIZE)[:, 0]
+    skipped = (batch.levels == SKIPPED).float()
+    share = skipped.mean(dim=(1, 2))
+    return (by_patch * skipped).mean(dim=(1, 2)) / share.clamp_min(1e-6), share
 
 
-def calibrate(net: RestorationNet, layered: Layered, log: Callable[[str], None]) -> None:
-    """Sets the gate of every level to the share of the residual that lowers the error most on held-out photos.
-
-    A level at which the network does not help gets none of it: restoration must never hurt.
-    """
-    gates = torch.ones(len(LEVEL_BYTES))
+def keep_what_helps(net: RestorationNet, layered: Layered, log: Callable[[str], None]) -> None:
+    """Drops the linear filter of every level at which it does not raise the mean PSNR of the held-out photos."""
     for level in range(1, RAW):
-        gates[level] = _best_share(net, layered, level)
-    gates[RAW] = 0.0
-    net.get_buffer("gates").copy_(gates)
-    log(f"gates by level {[round(gate, 3) for gate in gates.tolist()]}")
+        gain = float(np.mean([_linear_gain(net, layered[index], level) for index in range(len(layered))]))
+        log(f"level {level}: the linear filter gains {gain:.3f} dB on {len(layered)} held-out photos")
+        if gain <= 0:
+            net.linear.get_buffer("weights")[level - 1] = 0
 
 
 @torch.inference_mode()
-def _best_share(net: RestorationNet, layered: Layered, level: int) -> float:
-    agreement, power = 0.0, 0.0
-    for index in range(len(layered)):
-        layers = layered[index][None]
-        shape = (1, layers.shape[2] // PATCH_SIZE, layers.shape[3] // PATCH_SIZE)
-        batch = make_batch(layers[:, :RAW], np.full(shape, level, np.int64), layers[:, RAW])
-        residual = net(batch.picture, batch.levels, batch.background) - batch.picture
-        missing = batch.target - batch.picture
-        scale = missing.square().mean()  # photos count alike, as in a mean of PSNR
-        agreement += float((residual * missing).mean() / scale)
-        power += float(residual.square().mean() / scale)
-    return float(np.clip(agreement / max(power, 1e-9), 0.0, 1.0))
+def _linear_gain(net: RestorationNet, layers: UInt8Array, level: int) -> float:
+    shape = (1, layers.shape[1] // PATCH_SIZE, layers.shape[2] // PATCH_SIZE)
+    batch = make_batch(layers[None, :RAW], np.full(shape, level, np.int64), layers[None, RAW])
+    before = (batch.picture - batch.target).square().mean()
+    after = (net.linear(batch.picture, batch.levels) - batch.target).square().mean()
+    return float(10 * torch.log10(before / after))
