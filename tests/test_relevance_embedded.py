@@ -1,5 +1,7 @@
 """The embedded extractor with the shipped weights: any picture, any text, and what it finds in real photos."""
 
+from functools import lru_cache
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -17,11 +19,22 @@ def extractor():
 
 
 @pytest.fixture(scope="module")
+def answer(extractor):
+    """Answers on scikit-image's sample photos; each is computed once."""
+
+    @lru_cache
+    def ask(photo, query):
+        return extractor(getattr(data, photo)(), query)
+
+    return ask
+
+
+@pytest.fixture(scope="module")
 def noise():
     return np.random.default_rng(1).integers(0, 256, (32, 32, 3), np.uint8)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (8, 4000), (4000, 8), (7, 9), (333, 251), (40, 481), (1200, 900)])
+@pytest.mark.parametrize("size", [(1, 1), (8, 4000), (4000, 8), (7, 9), (333, 251), (40, 481), (900, 600)])
 @pytest.mark.parametrize("query", ["", "cat"])
 def test_map_has_the_size_of_the_picture(extractor, size, query):
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
@@ -37,7 +50,7 @@ def test_largest_picture_is_taken(extractor):
     assert answer.map.shape == (4096, 4096)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(query=st.text(max_size=200))
 def test_any_text_gives_a_map(extractor, noise, query):
     answer = extractor(noise, query)
@@ -77,50 +90,47 @@ def test_network_sees_multiples_of_32(size, shape):
     assert to_input(np.zeros((*size, 3), np.uint8)).shape[2:] == shape
 
 
-def test_cat_fills_the_cat(extractor):
-    answer = extractor(data.chelsea(), "cat")
-    face, corner = answer.map[80:250, 120:330].mean(), answer.map[:60, 380:].mean()
-    assert answer.present
-    assert face > 0.6
-    assert corner < 0.4 * face
+CAT = (slice(80, 250), slice(120, 330))
+CORNER = (slice(0, 60), slice(380, None))
 
 
-def test_other_animals_score_lower_than_the_cat(extractor):
-    photo = data.chelsea()
-    cat = extractor(photo, "cat").map.mean()
-    for query in ("car", "pizza", "airplane", "toilet"):
-        assert extractor(photo, query).map.mean() < 0.5 * cat
+def test_cat_fills_the_cat(answer):
+    found = answer("chelsea", "cat")
+    assert found.present
+    assert found.map[CAT].mean() > 0.6
+    assert found.map[CORNER].mean() < 0.4 * found.map[CAT].mean()
 
 
-def test_absent_object_gives_a_low_flat_map(extractor):
-    answer = extractor(data.chelsea(), "airplane")
-    assert not answer.present
-    assert answer.map.min() == answer.map.max() < 0.3
+@pytest.mark.parametrize("query", ["car", "pizza", "airplane"])
+def test_other_things_score_lower_than_the_cat(answer, query):
+    assert answer("chelsea", query).map.mean() < 0.3 * answer("chelsea", "cat").map.mean()
 
 
-def test_cup_and_spoon_are_told_apart(extractor):
-    photo = data.coffee()
-    cup, spoon = extractor(photo, "cup of coffee").map, extractor(photo, "spoon").map
-    on_cup, on_spoon = (slice(90, 220), slice(240, 400)), (slice(225, 345), slice(440, 560))
+def test_absent_object_gives_a_low_flat_map(answer):
+    found = answer("chelsea", "airplane")
+    assert not found.present
+    assert found.map.min() == found.map.max() < 0.1
+
+
+def test_cup_and_spoon_are_told_apart(answer):
+    cup, spoon = answer("coffee", "cup of coffee").map, answer("coffee", "spoon").map
+    on_cup, on_spoon = (slice(90, 220), slice(240, 400)), (slice(235, 330), slice(330, 390))
     assert cup[on_cup].mean() > 0.5
     assert cup[on_cup].mean() > 2 * cup[:60, :80].mean()
-    assert cup[on_cup].mean() / cup[on_spoon].mean() > spoon[on_cup].mean() / spoon[on_spoon].mean()
+    assert cup[on_cup].mean() > cup[on_spoon].mean()
+    assert spoon[on_spoon].mean() > 2 * spoon[on_cup].mean()
 
 
-def test_two_objects_cover_at_least_each(extractor):
-    photo = data.coffee()
-    both, cup = extractor(photo, "cup and spoon").map, extractor(photo, "cup").map
-    assert (both >= cup - 1e-6).all()
+def test_two_objects_cover_at_least_each(answer):
+    assert (answer("coffee", "cup and spoon").map >= answer("coffee", "cup").map - 1e-6).all()
 
 
-def test_empty_query_finds_what_is_salient(extractor):
-    answer = extractor(data.chelsea(), "")
-    assert answer.present
-    assert answer.map[80:250, 120:330].mean() > answer.map[:60, 380:].mean()
+def test_empty_query_finds_what_is_salient(answer):
+    found = answer("chelsea", "")
+    assert found.present
+    assert found.map[CAT].mean() > 2 * found.map[CORNER].mean()
 
 
-def test_articles_plurals_and_case_change_little(extractor):
-    photo = data.chelsea()
-    plain = extractor(photo, "cat").map
-    for query in ("The CAT", "cats", "Where is the cat?"):
-        assert np.abs(extractor(photo, query).map - plain).mean() < 0.1
+@pytest.mark.parametrize("query", ["The CAT", "cats", "Where is the cat?"])
+def test_articles_plurals_and_questions_change_little(answer, query):
+    assert np.abs(answer("chelsea", query).map - answer("chelsea", "cat").map).mean() < 0.1

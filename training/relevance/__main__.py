@@ -55,7 +55,7 @@ def fill_cache(data: Path, crops: Path) -> None:
     fill_scenes(sorted(crops.glob("masks-*-0.npz")), scenes)
 
 
-def split_pools(crops: Path) -> tuple[Pools, list[Path]]:
+def split_pools(crops: Path, labelled: tuple[Path, ...]) -> tuple[Pools, list[Path]]:
     """The training crops by what is known of them, and the held-out ones."""
     masked = sorted(crops.glob("masks-*.npz"))
     first_held = max(_photo(path) for path in masked) + 1 - HELD_OUT
@@ -66,7 +66,7 @@ def split_pools(crops: Path) -> tuple[Pools, list[Path]]:
         with np.load(path) as entry:
             (person if len(entry["kinds"]) else boxes).append(path)
     trained = tuple(path for path in masked if _photo(path) < first_held)
-    return Pools((trained, tuple(person), tuple(boxes), tuple(read_labels(crops)))), held
+    return Pools((trained, tuple(person), tuple(boxes), labelled), (5, 2, 1, 2 if labelled else 0)), held
 
 
 def read_labels(crops: Path) -> dict[Path, str]:
@@ -101,26 +101,35 @@ def trained_tower(teachers: Path, checkpoint: Path, steps: int) -> TextTower:
 @click.option("--threads", default=1, show_default=True)
 @click.option("--text-steps", default=1500, show_default=True)
 @click.option("--decoder-steps", default=900, show_default=True)
-@click.option("--all-steps", default=80, show_default=True)
+@click.option("--all-steps", default=16, show_default=True)
+@click.option("--labels/--no-labels", default=False, show_default=True, help="Learn from whole-photo labels too.")
 def main(  # noqa: PLR0917 - one argument per option of the command
-    data: Path, out: Path, cache: Path | None, threads: int, text_steps: int, decoder_steps: int, all_steps: int
+    data: Path,
+    out: Path,
+    cache: Path | None,
+    threads: int,
+    text_steps: int,
+    decoder_steps: int,
+    all_steps: int,
+    labels: bool,
 ) -> None:
     """Trains the embedded relevance extractor."""
     torch.set_num_threads(threads)
     cache = cache or Path(tempfile.gettempdir()) / "mmsc-relevance"
     teachers = data / "teachers"
     fill_cache(data, cache / "crops")
-    pools, held = split_pools(cache / "crops")
+    found = read_labels(cache / "crops") if labels else {}
+    pools, held = split_pools(cache / "crops", tuple(found))
     tower = trained_tower(teachers, cache / "tower.pt", text_steps)
     start = starting_network(teachers)
     network = starting_network(teachers)
     anything = nn.Parameter(functional.normalize(torch.randn(TEXT_CHANNELS), dim=0))
-    book = PhraseBook(tower, anything, read_labels(cache / "crops"))
+    book = PhraseBook(tower, anything, found)
     check = partial(held_out_report, network, tower, anything, held)
     train_decoder(
         network, book, anything, pools, steps=decoder_steps, rate=2e-3, checkpoint=cache / "decoder.pt", check=check
     )
-    train_all(network, book, anything, pools, steps=all_steps, rate=1e-3, checkpoint=cache / "all.pt")
+    train_all(network, book, anything, pools, steps=all_steps, rate=1e-4, checkpoint=cache / "all.pt", check=check)
     threshold = calibrate(network, tower, anything, held)
     vector = functional.normalize(anything.detach(), dim=0)
     ship(RelevanceModel(network.eval(), tower, vector, threshold), start, out)

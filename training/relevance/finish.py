@@ -10,7 +10,7 @@ from torch.nn import functional
 from evaluation.relevance_ap import average_precision
 from shared.arrays import BoolArray, Float32Array
 from training.relevance.photos import CATEGORIES
-from training.relevance.targets import load_maps, load_target
+from training.relevance.targets import load_target
 from training.relevance.vision import unchanged_tensors
 from transmitter.relevance.embedded import RelevanceModel, peak
 from transmitter.relevance.network import RelevanceNetwork
@@ -22,10 +22,10 @@ SMALLEST_SHARE = 0.01
 
 
 def held_out_report(network: RelevanceNetwork, tower: TextTower, anything: Tensor, paths: list[Path]) -> str:
-    """Average precision on held-out masked crops, from their cached features."""
+    """Average precision on held-out masked crops, from their pixels."""
     pair, single, silent = [], [], []
     for path in paths:
-        logits, wanted = _answers(network, tower, anything, network.decoder(_maps(path)), path)
+        logits, wanted = _answers(network, tower, anything, path)
         largest = [kind for kind in np.argsort(-(wanted > 0.5).sum((1, 2)))[:2] if (wanted[kind] > 0.5).any()]
         if len(largest) == 2:
             truth = (wanted[largest].max(0) > 0.5).ravel()
@@ -35,17 +35,14 @@ def held_out_report(network: RelevanceNetwork, tower: TextTower, anything: Tenso
     return f"held out: pair {np.mean(pair):.3f}, single {np.mean(single):.3f}, empty {np.mean(silent):.3f}"
 
 
-def _maps(path: Path) -> list[Tensor]:
-    return [torch.from_numpy(level)[None] for level in load_maps(path)]
-
-
 def _answers(
-    network: RelevanceNetwork, tower: TextTower, anything: Tensor, vectors: Tensor, path: Path
+    network: RelevanceNetwork, tower: TextTower, anything: Tensor, path: Path
 ) -> tuple[Float32Array, Float32Array]:
     """Logits of all categories and, last, of the empty query; and the true shares of the categories."""
-    with torch.no_grad():
+    with torch.no_grad(), np.load(path) as entry:
+        picture = torch.from_numpy(entry["pixels"]).permute(2, 0, 1)[None].float() / 127.5 - 1
         phrases = torch.cat([tower.encode(CATEGORIES), functional.normalize(anything, dim=0)[None]])
-        logits = network.logits(vectors, phrases)[0].numpy()
+        logits = network.logits(network(picture), phrases)[0].numpy()
     return logits, load_target(path).wanted[: len(CATEGORIES)]
 
 
@@ -65,10 +62,7 @@ def calibrate(network: RelevanceNetwork, tower: TextTower, anything: Tensor, pat
     """Threshold of `present` from held-out masked crops, from their pixels."""
     peaks, present = [], []
     for path in paths:
-        with torch.no_grad(), np.load(path) as entry:
-            picture = torch.from_numpy(entry["pixels"]).permute(2, 0, 1)[None].float() / 127.5 - 1
-            vectors = network(picture)
-        logits, wanted = _answers(network, tower, anything, vectors, path)
+        logits, wanted = _answers(network, tower, anything, path)
         shares = (wanted > 0.5).mean((1, 2))
         for kind in np.flatnonzero((shares == 0) | (shares > SMALLEST_SHARE)):
             peaks.append(peak(torch.from_numpy(logits[kind])))

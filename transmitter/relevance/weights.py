@@ -34,6 +34,7 @@ def save(model: RelevanceModel, path: Path) -> None:
     stored = {name: _narrow(value) for name, value in tensors.items()}
     metadata = {"format": FORMAT, "version": VERSION, "words": "\n".join(model.tower.words)}
     save_file(stored, path, metadata)
+    path.chmod(0o644)  # the library writes through a private temporary file
 
 
 def _narrow(value: Tensor) -> Tensor:
