@@ -43,7 +43,7 @@ class RestorationSettings:
     blocks: int = 3
     """Residual blocks on the patch grid."""
 
-    steps: int = 3_500
+    steps: int = 4_000
     """Gradient steps."""
 
     batch: int = 8
