@@ -12,17 +12,19 @@ services=("$@")
 [ $# -gt 0 ] || services=(channel receiver transmitter)
 
 missing=()
-for tool in podman buildah debootstrap runc iptables; do
+for tool in podman buildah debootstrap runc iptables catatonit; do
     command -v "$tool" >/dev/null || missing+=("$tool")
 done
 if [ ${#missing[@]} -gt 0 ] || [ "$(id -u)" != 0 ]; then
     echo "images-check needs root and: ${missing[*]:-nothing more}"
-    echo "Debian: apt-get install podman buildah debootstrap runc iptables netavark aardvark-dns"
+    echo "Debian: apt-get install podman buildah debootstrap runc iptables catatonit netavark aardvark-dns"
     exit 2
 fi
 
 work=$(mktemp -d /var/tmp/mmsc-images.XXXXXX)
 export CONTAINERS_STORAGE_CONF=$work/storage.conf CONTAINERS_CONF=$work/containers.conf
+# Without systemd, nothing would call the health checks by itself: this script does.
+export DISABLE_HC_SYSTEMD=true
 export CONTAINERS_REGISTRIES_CONF=$work/registries.conf BUILDAH_ISOLATION=chroot TMPDIR=$work/tmp
 mkdir "$TMPDIR"
 driver=overlay
@@ -37,16 +39,18 @@ printf 'unqualified-search-registries = ["docker.io"]\n' >"$work/registries.conf
 cat >"$work/containers.conf" <<'TOML'
 [containers]
 default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]
+[network]
+network_backend = "netavark"
 [engine]
 runtime = "runc"
 cgroup_manager = "cgroupfs"
 events_logger = "file"
 TOML
 
-compose=("$bin/podman-compose" --podman-run-args="--no-healthcheck --pull=never" --file docker-compose.yml)
+compose=("$bin/podman-compose" --podman-run-args=--pull=never --file docker-compose.yml)
 cleanup() {
     status=$?
-    [ $status = 0 ] || podman logs mmsc_channel_1 2>&1 | tail -5 || true
+    [ $status = 0 ] || podman ps --all || true
     "${compose[@]}" down --volumes >/dev/null 2>&1 || true
     podman rm --all --force >/dev/null 2>&1 || true
     buildah rm --all >/dev/null 2>&1 || true
@@ -67,6 +71,7 @@ debootstrap --variant=minbase --include=ca-certificates,python3,python3-pip,pyth
 ln -s /usr/bin/python3 "$work/base/usr/local/bin/python"
 cp /etc/ssl/certs/ca-certificates.crt "$work/base/etc/ssl/certs/ca-certificates.crt"
 tar -C "$work/base" -c . | podman import --quiet - "docker.io/library/$base" >/dev/null
+du -sh "$work/base" | sed 's/\t.*/ stand-in/'
 rm -rf "$work/base" "$work/lower" "$work/upper" "$work/inner" "$work/merged"
 
 for service in "${services[@]}"; do
@@ -74,17 +79,16 @@ for service in "${services[@]}"; do
     # Docker's format: OCI's knows no HEALTHCHECK.
     buildah bud --quiet --layers --pull-never --network host --format docker --file deploy/Dockerfile --target "$service" --tag "mmsc-$service" .
 done
-podman images --format '{{.Repository}} {{.Size}}' | grep mmsc-
+podman images --format '{{.Repository}} {{.Size}}' | grep localhost/mmsc-
 
 step "Up: ${services[*]}"
-# --no-deps for a part of the services; podman starts them in the order of the packets' way back.
 "${compose[@]}" up --detach --no-deps "${services[@]}"
 for service in "${services[@]}"; do
     declare -A ports=([transmitter]=50051 [channel]=50052 [receiver]=50053)
     container=mmsc_${service}_1
     address=127.0.0.1:${ports[$service]}
     for attempt in $(seq 60); do
-        podman exec "$container" python -m shared.health "$address" 2>/dev/null && break
+        podman healthcheck run "$container" >/dev/null 2>&1 && break
         [ "$attempt" -lt 60 ] || { podman logs "$container"; fail "$service is not healthy"; }
         sleep 2
     done
