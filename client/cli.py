@@ -105,6 +105,8 @@ def _terminate(_number: int, _frame: FrameType | None) -> NoReturn:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Entry point of the `mmsc` command: runs the command line and exits."""
     signal.signal(signal.SIGTERM, _terminate)
+    # A shell script starts its background jobs deaf to Ctrl-C; `mmsc up` must still stop in order.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(run(arguments))
 
 

@@ -137,7 +137,8 @@ def _draw_pictures(figure: Figure, grid: GridSpec, run: Run) -> None:
 def _draw_avif(axes: Axes, run: Run, measured: Yardstick) -> None:
     size_bytes = len(measured.avif.data)
     if measured.avif.fits:
-        title, size = "AVIF in the same bytes", f"{size_bytes:,} bytes"
+        spared = ", none of them lost" if run.transmission.delivered.link.settings.loss_rate else ""
+        title, size = f"AVIF in the same bytes{spared}", f"{size_bytes:,} bytes"
     else:
         times = size_bytes / run.transmission.plan.wire_bytes
         title, size = "AVIF at its smallest", f"{size_bytes:,} bytes ({times:.1f} times ours)"
