@@ -29,6 +29,7 @@ lock:  ## Resolves pyproject.toml again into the hashed locks
 	uv pip compile --quiet pyproject.toml --constraint requirements/dev.txt --generate-hashes --no-emit-index-url --python-version 3.11 --output-file requirements/channel.txt
 	uv pip compile --quiet pyproject.toml --extra receiver --constraint requirements/dev.txt --generate-hashes --no-emit-index-url --python-version 3.11 --output-file requirements/receiver.txt
 	uv pip compile --quiet pyproject.toml --extra transmitter --constraint requirements/dev.txt --generate-hashes --no-emit-index-url --python-version 3.11 --output-file requirements/transmitter.txt
+	uv pip compile --quiet requirements/build.in --constraint requirements/dev.txt --generate-hashes --no-emit-index-url --python-version 3.11 --output-file requirements/build.txt
 
 # ---- the main job and the tests ---------------------------------------------
 

@@ -6,7 +6,7 @@ packet    kind:u8  transmission:u32  position:u24  crc32:u32 │ body           
           PATCHES  position = ordinal of the first patch in sending order; the body holds whole patches
           REPORT   position = 0; the receiver's answer
 
-section   codec:u8  weights:4  width:u16  height:u16  sketch:u8  map:u24  table:u8 │ sketch │ level map
+section   codec:u8  weights:4  width:u16  height:u16  sketch:u16  map:u24  table:u8 │ sketch │ level map
 ```
 
 Sending order is by level, highest first, and raster order within a level: it follows from the level map, so
@@ -29,7 +29,7 @@ from shared.patches import PatchGrid
 
 _VERSION: Final = 0x10
 _PACKET: Final = struct.Struct(">BIBHI")
-_SECTION: Final = struct.Struct(">B4sHHBBHB")
+_SECTION: Final = struct.Struct(">B4sHHHBHB")
 
 PACKET_HEADER_BYTES: Final = _PACKET.size
 """Bytes of each packet before its body."""
@@ -103,7 +103,7 @@ class StreamHeader:
     """4 bytes: the start of the SHA-256 of the codec's weights."""
     grid: PatchGrid
     sketch: bytes
-    """Coarse colours of the whole picture (`shared.sketch`), at most 255 bytes."""
+    """Coarse colours of the whole picture (`shared.sketch`), at most MAX_SKETCH_BYTES of it."""
     level_map: bytes
     """The coded level map (`shared.level_map`), less than 2**24 bytes."""
     level_map_table: int

@@ -17,8 +17,8 @@ from shared.patches import PATCH_SIZE, PatchGrid
 _SIDE: Final = 16
 _GREY: Final = 128.0
 
-MAX_SKETCH_BYTES: Final = 255
-"""The stream header holds the sketch's size in one byte."""
+MAX_SKETCH_BYTES: Final = 3 * _SIDE * _SIDE
+"""All coefficients."""
 
 # Full-range BT.601, as in JPEG.
 _TO_YCBCR: Final = np.array(

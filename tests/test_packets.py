@@ -89,13 +89,13 @@ def test_a_truncated_header_section_is_refused(header, cut):
 
 @pytest.mark.parametrize(("width", "height"), [(0, 10), (65_535, 65_535)])
 def test_a_header_of_an_impossible_picture_is_refused(width, height):
-    section = struct.pack(">B4sHHBBHB", 1, b"abcd", width, height, 0, 0, 0, 0)
+    section = struct.pack(">B4sHHHBHB", 1, b"abcd", width, height, 0, 0, 0, 0)
     with pytest.raises(StreamError, match="impossible"):
         StreamHeader.from_bytes(section)
 
 
 def test_a_level_map_larger_than_the_picture_is_refused():
-    section = struct.pack(">B4sHHBBHB", 1, b"abcd", 8, 8, 0, 1, 0, 0) + bytes(65_536)
+    section = struct.pack(">B4sHHHBHB", 1, b"abcd", 8, 8, 0, 1, 0, 0) + bytes(65_536)
     with pytest.raises(StreamError, match="level map"):
         StreamHeader.from_bytes(section)
 

@@ -77,7 +77,7 @@ def test_transmissions_at_once_do_not_mix(client):
     photos = [skimage.data.chelsea()[:96, :128], skimage.data.coffee()[100:196, 100:228], _PHOTO[:50, :70]]
 
     def cross(photo: np.ndarray) -> np.ndarray:
-        sent = client.transmit(png_bytes(photo), "cup", Budget(percent_of_raw=110))
+        sent = client.transmit(png_bytes(photo), "cup", Budget(percent_of_raw=200))
         return read_picture(client.reconstruction(sent.transmission_id).image_png)
 
     with ThreadPoolExecutor(3) as threads:

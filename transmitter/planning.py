@@ -28,9 +28,10 @@ STRATEGIES: Final[dict[str, Callable[[Float32Array, Float32Array], Allocator]]] 
 }
 """Allocation strategies by name: (importance, errors) -> allocator."""
 
-# A sixty-fourth of the budget, but no more than what still shows in a picture that is mostly skipped.
-_SKETCH_SHARE: Final = 64
-_USUAL_SKETCH_BYTES: Final = 96
+# Measured on 24 training photos at 1, 2 and 5 percent of raw: half of this share shows 0.2 dB less where it is
+# relevant and 0.4 dB less on the whole; more bytes than this no longer show.
+_SKETCH_SHARE: Final = 32
+_USUAL_SKETCH_BYTES: Final = 255
 _ROUNDS: Final = 16
 
 
