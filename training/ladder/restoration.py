@@ -26,6 +26,9 @@ _TYPICAL_ERROR: Final = 600.0
 _HELD_OUT: Final = 16
 """Photos kept back to see at which levels the linear filter helps."""
 
+_WORTHWHILE_DB: Final = 0.2
+"""Gain below which a level's linear filter is dropped: it must not hurt on other photos either."""
+
 _LINEAR_PHOTOS: Final = 1_000
 """Photos that the linear filters are fitted to."""
 
@@ -204,11 +207,11 @@ def _skipped_errors(restored: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def keep_what_helps(net: RestorationNet, layered: Layered, log: Callable[[str], None]) -> None:
-    """Drops the linear filter of every level at which it does not raise the mean PSNR of the held-out photos."""
+    """Drops the linear filter of every level at which the mean PSNR of the held-out photos hardly rises."""
     for level in range(1, RAW):
         gain = float(np.mean([_linear_gain(net, layered[index], level) for index in range(len(layered))]))
         log(f"level {level}: the linear filter gains {gain:.3f} dB on {len(layered)} held-out photos")
-        if gain <= 0:
+        if gain < _WORTHWHILE_DB:
             net.linear.get_buffer("weights")[level - 1] = 0
 
 
@@ -217,5 +220,6 @@ def _linear_gain(net: RestorationNet, layers: UInt8Array, level: int) -> float:
     shape = (1, layers.shape[1] // PATCH_SIZE, layers.shape[2] // PATCH_SIZE)
     batch = make_batch(layers[None, :RAW], np.full(shape, level, np.int64), layers[None, RAW])
     before = (batch.picture - batch.target).square().mean()
-    after = (net.linear(batch.picture, batch.levels) - batch.target).square().mean()
+    corrected = (net.linear(batch.picture, batch.levels) * 255).round().clamp(0, 255) / 255  # as it is shown
+    after = (corrected - batch.target).square().mean()
     return float(10 * torch.log10(before / after))
