@@ -1,6 +1,5 @@
 """The receiver's own Prometheus series."""
 
-from itertools import pairwise
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -81,10 +80,9 @@ class ReceiverMetrics:
         for level in range(SKIPPED + 1, len(LEVEL_BYTES)):
             self._patches.labels(str(level), "lost").inc(planned[level] - received[level])
 
-    def observe_stages(self, moments_s: tuple[float, ...]) -> None:
-        """Takes the moments at which decoding, restoration and PNG encoding started, and the end of the last."""
-        for stage, (start_s, end_s) in zip(_STAGES, pairwise(moments_s), strict=True):
-            self._stages.labels(stage).observe(end_s - start_s)
+    def observe_stage(self, stage: str, elapsed_s: float) -> None:
+        """Records the duration of "decode", "restore" or "png"."""
+        self._stages.labels(stage).observe(elapsed_s)
 
     def show_stored(self, stored_bytes: int) -> None:
         """Sets the memory gauge."""

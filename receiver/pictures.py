@@ -3,17 +3,22 @@
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, TypeVar
 
 from receiver.assembly import ArrivedPatches
 from receiver.metrics import ReceiverMetrics
 from receiver.reconstruction import Restorer, decode, level_picture, restore
 from receiver.store import Entry, Picture, Store
+from shared.arrays import UInt8Array
 from shared.codec.contract import PatchCodec
 from shared.pictures import png_bytes
 
 _WORKERS: Final = 2
 """Pictures in the making: bounds the memory, and lets a small one pass a huge one."""
+
+_T = TypeVar("_T")
+_U = TypeVar("_U")
 
 
 class PictureMaker:
@@ -33,7 +38,7 @@ class PictureMaker:
         self._codec, self._restorer, self._store = codec, restorer, store
         self._metrics, self._clock = metrics, clock
         self._threads = ThreadPoolExecutor(_WORKERS, thread_name_prefix="picture")
-        self._running: dict[tuple[Entry, int], asyncio.Task[Picture]] = {}
+        self._running: dict[tuple[Entry, int], _Making] = {}
 
     async def current(self, entry: Entry) -> Picture | None:
         """The picture of what had arrived at the call; None before the header."""
@@ -42,32 +47,81 @@ class PictureMaker:
             return None
         if entry.picture is not None and entry.picture.version == arrived.version:
             return entry.picture
-        key = (entry, arrived.version)
-        task = self._running.get(key)
-        if task is None:
-            task = self._running[key] = asyncio.create_task(self._make(entry, arrived))
-            task.add_done_callback(lambda _: self._running.pop(key))
         # Others may wait for the same picture: it is made even if this caller goes away.
-        return await asyncio.shield(task)
+        return await asyncio.shield(self._started(entry, arrived).picture)
+
+    async def reconstruct_s(self, entry: Entry) -> float:
+        """Waits until the picture of what had arrived is painted, though not yet encoded as a PNG.
+
+        Returns:
+            Seconds that decoding, restoration and assembly took; 0 before the header.
+        """
+        arrived = entry.assembly.snapshot()
+        if arrived is None:
+            return 0.0
+        if entry.picture is not None and entry.picture.version == arrived.version:
+            return entry.picture.reconstruct_s
+        return await asyncio.shield(self._started(entry, arrived).painted)
+
+    def _started(self, entry: Entry, arrived: ArrivedPatches) -> "_Making":
+        key = (entry, arrived.version)
+        making = self._running.get(key)
+        if making is None:
+            painted = asyncio.create_task(self._in_thread(self._paint, arrived))
+            picture = asyncio.create_task(self._finish(entry, painted))
+            making = self._running[key] = _Making(asyncio.create_task(_duration(painted)), picture)
+            picture.add_done_callback(lambda _: self._running.pop(key))
+        return making
 
     async def close(self) -> None:
         """Waits for the pictures in the making, drops those that wait for a thread, and lets the threads go."""
         await asyncio.to_thread(self._threads.shutdown, cancel_futures=True)
-        await asyncio.gather(*self._running.values(), return_exceptions=True)
+        tasks = [task for making in self._running.values() for task in (making.painted, making.picture)]
+        await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _make(self, entry: Entry, arrived: ArrivedPatches) -> Picture:
-        loop = asyncio.get_running_loop()
-        picture = await loop.run_in_executor(self._threads, self._paint, arrived)
+    async def _finish(self, entry: Entry, painted: "asyncio.Task[_Painted]") -> Picture:
+        picture = await self._in_thread(self._encode, await painted)
         if entry.picture is None or entry.picture.version < picture.version:
             self._store.keep(entry, picture)
         return picture
 
-    def _paint(self, arrived: ArrivedPatches) -> Picture:
+    async def _in_thread(self, function: Callable[[_T], _U], argument: _T) -> _U:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function, argument)
+
+    def _paint(self, arrived: ArrivedPatches) -> "_Painted":
         start_s = self._clock()
         decoded = decode(arrived, self._codec)
         decoded_s = self._clock()
         image = restore(decoded, self._restorer)
         restored_s = self._clock()
-        image_png, level_map_png = png_bytes(image), png_bytes(level_picture(decoded))
-        self._metrics.observe_stages((start_s, decoded_s, restored_s, self._clock()))
-        return Picture(arrived.version, image_png, level_map_png, restored_s - start_s)
+        self._metrics.observe_stage("decode", decoded_s - start_s)
+        self._metrics.observe_stage("restore", restored_s - decoded_s)
+        return _Painted(arrived.version, image, level_picture(decoded), restored_s - start_s)
+
+    def _encode(self, painted: "_Painted") -> Picture:
+        start_s = self._clock()
+        image_png, level_map_png = png_bytes(painted.image), png_bytes(painted.level_map)
+        self._metrics.observe_stage("png", self._clock() - start_s)
+        return Picture(painted.version, image_png, level_map_png, painted.reconstruct_s)
+
+
+@dataclass(frozen=True)
+class _Painted:
+    """A picture before it is encoded."""
+
+    version: int
+    image: UInt8Array
+    level_map: UInt8Array
+    reconstruct_s: float
+
+
+@dataclass(frozen=True)
+class _Making:
+    """A picture in the making: what can be told when it is painted, and the picture itself."""
+
+    painted: asyncio.Task[float]
+    picture: asyncio.Task[Picture]
+
+
+async def _duration(painted: "asyncio.Task[_Painted]") -> float:
+    return (await painted).reconstruct_s

@@ -140,11 +140,11 @@ class ReceiverServicer(receiver_pb2_grpc.ReceiverServiceServicer):
         self._announce()
 
     async def _report(self, entry: Entry, reports: asyncio.Queue[Any], slots: asyncio.Semaphore) -> None:
-        picture = await self._maker.current(entry)
+        # The transmitter need not wait for the PNG, which only a viewer of the picture wants.
+        reconstruct_s = await self._maker.reconstruct_s(entry)
         slots.release()
         self._announce()
-        report = entry.assembly.report(picture.reconstruct_s if picture else 0.0)
-        reports.put_nowait(report.to_packet())
+        reports.put_nowait(entry.assembly.report(reconstruct_s).to_packet())
 
     # ---- watching ------------------------------------------------------------------------------
 

@@ -391,6 +391,7 @@ async def test_list_has_no_pictures(receiver: Receiver) -> None:
 
 async def test_metrics(receiver: Receiver) -> None:
     await receiver.send(SENT.packets + SENT.packets[:3] + [b"garbage"])
+    await receiver.get()  # the report does not wait for the PNG
     assert receiver.value("mmsc_receiver_packets_total", outcome="accepted") == len(SENT.packets)
     assert receiver.value("mmsc_receiver_packets_total", outcome="duplicate") == 3
     assert receiver.value("mmsc_receiver_packets_total", outcome="corrupt") == 1

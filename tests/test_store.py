@@ -14,7 +14,7 @@ from receiver.metrics import PACKET_OUTCOMES, ReceiverMetrics
 from receiver.store import Entry, Picture, Store
 from shared.errors import UnavailableError
 from shared.levels import LEVEL_BYTES
-from shared.packets import Packet, PacketKind
+from shared.packets import SECTION_HEADER_BYTES, Packet, PacketKind
 from shared.reports import Report, ReportOutcome
 
 SENT = sent()
@@ -235,7 +235,7 @@ def test_damage_never_reaches_a_picture(data: st.DataObject) -> None:
 def test_foreign_packets(stream: Stream) -> None:
     report = Report(ID, ReportOutcome.COMPLETE, 0, 0, 0, 0.0).to_packet()
     misplaced = Packet(PacketKind.PATCHES, ID, 10_000, bytes(12)).to_bytes()
-    foreign = Packet(PacketKind.HEADER, 7, 0, bytes(14)).to_bytes()
+    foreign = Packet(PacketKind.HEADER, 7, 0, bytes(SECTION_HEADER_BYTES)).to_bytes()
     stream.feed([*SENT.packets[:-1], report, misplaced, foreign])
     assert stream.packets() == {"accepted": len(SENT.packets) - 1, "foreign": 3}
     assert stream.store.get(7) is not None

@@ -1,10 +1,5 @@
 """`python -m transmitter`: runs the transmitter service until SIGTERM."""
 
-import os
-
-# Read when torch is loaded. Threads that spin while they wait make a busy machine ten times slower.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-
 import asyncio
 from pathlib import Path
 from typing import Any
@@ -30,14 +25,19 @@ _DEFAULTS = TransmitterConfig()
 @click.option("--metrics-listen", default=_DEFAULTS.metrics_listen, help="HOST:PORT of the Prometheus page.")
 @click.option("--channel", default=_DEFAULTS.channel, help="HOST:PORT of the channel that leads to the receiver.")
 @click.option("--relevance-weights", type=click.Path(path_type=Path), help="Weights of the embedded extractor.")
-@click.option("--threads", default=_DEFAULTS.threads, help="Threads of the numerical work; 0 means one per core.")
-@click.option("--jobs", default=_DEFAULTS.jobs, help="Pictures worked on at once.")
+@click.option(
+    "--threads",
+    type=click.IntRange(1),
+    default=_DEFAULTS.threads,
+    help="Threads of one relevance map; patch coding uses all cores.",
+)
+@click.option("--jobs", type=click.IntRange(1), default=_DEFAULTS.jobs, help="Pictures worked on at once.")
 @click.option("--grace", default=_DEFAULTS.grace_s, help="Seconds that RPCs may take to end after SIGTERM.")
 @click.option("--stall-timeout", default=_DEFAULTS.stall_timeout_s, help="Seconds without progress.")
 def main(relevance_weights: Path | None, grace: float, stall_timeout: float, **settings: Any) -> None:
     """Computes relevance, allocates the budget, encodes patches and streams them through the channel."""
     config = TransmitterConfig(grace_s=grace, stall_timeout_s=stall_timeout, **settings)
-    torch.set_num_threads(config.threads or os.cpu_count() or 1)
+    torch.set_num_threads(config.threads)
     try:
         pipeline = _pipeline(relevance_weights)
         asyncio.run(serve_until_signal(transmitter(config, pipeline), "transmitter"))

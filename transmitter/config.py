@@ -15,8 +15,9 @@ class TransmitterConfig(ServiceConfig):
     channel: str = "127.0.0.1:50052"
     """HOST:PORT of the channel that leads to the receiver."""
 
-    threads: int = 0
-    """Threads of the numerical work; 0 means one per core."""
+    threads: int = 1
+    """Threads of one relevance map; patch coding uses all cores whatever this says. More than one helps on an idle
+    machine with cores to spare, and harms on a busy one."""
 
     jobs: int = 2
     """Pictures worked on at once; further requests wait."""

@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import grpc
 
@@ -45,8 +47,25 @@ class _Credit:
             await self._grown.wait()
 
 
+RelayCall: TypeAlias = "grpc.aio.StreamStreamCall[channel_pb2.RelayRequest, channel_pb2.RelayResponse]"
+"""A stream to the channel and back."""
+
+
+@contextmanager
+def relay_call(stub: "channel_pb2_grpc.ChannelServiceAsyncStub") -> Iterator[RelayCall]:
+    """Opens a stream to the channel, and cancels it at the end unless it has ended by itself.
+
+    Opened while the patches are still being encoded, it has its credit by the time the packets are there.
+    """
+    call = stub.Relay()
+    try:
+        yield call
+    finally:
+        call.cancel()
+
+
 async def relay(
-    stub: "channel_pb2_grpc.ChannelServiceAsyncStub",
+    call: RelayCall,
     packets: list[bytes],
     transmission_id: int,
     *,
@@ -56,7 +75,7 @@ async def relay(
     """Sends packets, yielding progress and, last, the receiver's final report.
 
     Args:
-        stub: the channel.
+        call: a fresh stream to the channel.
         packets: in the order of sending, all of one transmission.
         transmission_id: which reports are ours.
         queue_bytes: what the channel's queue holds; no packet may be larger.
@@ -67,7 +86,6 @@ async def relay(
         DeadlineError: nothing moved for `stall_timeout_s`.
         StreamError: the stream ended without a final report.
     """
-    call = stub.Relay()
     credit, sent = _Credit(), [0]
     writer = asyncio.create_task(_write(call, batches(packets, min(BATCH_BYTES, queue_bytes // 2)), credit, sent))
     try:
@@ -88,13 +106,12 @@ async def relay(
         raise from_rpc(error, "channel") from error
     finally:
         writer.cancel()
-        call.cancel()
         with contextlib.suppress(asyncio.CancelledError, grpc.RpcError, asyncio.InvalidStateError):
             await writer
 
 
 async def _write(
-    call: "grpc.aio.StreamStreamCall[channel_pb2.RelayRequest, channel_pb2.RelayResponse]",
+    call: RelayCall,
     messages: Iterator[list[bytes]],
     credit: _Credit,
     sent: list[int],

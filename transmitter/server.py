@@ -24,7 +24,7 @@ from transmitter.config import TransmitterConfig
 from transmitter.messages import delivered_message, job_from, plan_message, relevance_message
 from transmitter.metrics import TransmitterMetrics
 from transmitter.pipeline import Job, Pipeline, PlanStage, RelevanceStage, StageClock
-from transmitter.sending import Sent, relay
+from transmitter.sending import RelayCall, Sent, relay, relay_call
 
 SERVICE_NAME = transmitter_pb2.DESCRIPTOR.services_by_name["TransmitterService"].full_name
 _PROGRESS_INTERVAL_S = 0.1
@@ -81,39 +81,38 @@ class TransmitterServicer(transmitter_pb2_grpc.TransmitterServiceServicer):
         relevance = await self._next(stages, RelevanceStage)
         relevance_ready = await self._work(lambda: relevance_message(relevance, with_map=with_maps))
         yield transmitter_pb2.TransmitResponse(relevance=relevance_ready)
-        plan = await self._next(stages, PlanStage)
-        plan_made = await self._work(lambda: plan_message(plan, f"{job.transmission_id:08x}", with_map=with_maps))
-        yield transmitter_pb2.TransmitResponse(plan=plan_made)
-        self._metrics.planned(plan.plan, plan.budget_bytes)
-        async for event in self._send(plan, job, link, start_s):
-            if isinstance(event, Report):
-                elapsed_s = time.monotonic() - start_s
-                delivered = delivered_message(plan, event, link, clock.seconds, elapsed_s)
-                self._observe(delivered)
-                yield transmitter_pb2.TransmitResponse(delivered=delivered)
-            else:
-                yield transmitter_pb2.TransmitResponse(progress=event)
+        with relay_call(self._stub) as call:
+            plan = await self._next(stages, PlanStage)
+            plan_made = await self._work(lambda: plan_message(plan, f"{job.transmission_id:08x}", with_map=with_maps))
+            yield transmitter_pb2.TransmitResponse(plan=plan_made)
+            self._metrics.planned(plan.plan, plan.budget_bytes)
+            async for event in self._send(call, plan, job, link):
+                if isinstance(event, Report):
+                    elapsed_s = time.monotonic() - start_s
+                    delivered = delivered_message(plan, event, link, clock.seconds, elapsed_s)
+                    self._observe(delivered)
+                    yield transmitter_pb2.TransmitResponse(delivered=delivered)
+                else:
+                    yield transmitter_pb2.TransmitResponse(progress=_progress(event, time.monotonic() - start_s))
 
     async def _send(
-        self, plan: PlanStage, job: Job, link: channel_pb2.LinkState, start_s: float
-    ) -> AsyncIterator[transmitter_pb2.Progress | Report]:
+        self, call: RelayCall, plan: PlanStage, job: Job, link: channel_pb2.LinkState
+    ) -> AsyncIterator[Sent | Report]:
         """Progress at most every _PROGRESS_INTERVAL_S, then the receiver's report."""
         queue_bytes = link.settings.queue_bytes
         if job.packet_bytes > queue_bytes:
             reason = f"{job.packet_bytes} is more than the channel's queue of {queue_bytes} bytes holds"
             raise InvalidInputError("options.packet_bytes", reason)
         timeout_s = self._config.stall_timeout_s
-        events = relay(
-            self._stub, plan.packets, job.transmission_id, queue_bytes=queue_bytes, stall_timeout_s=timeout_s
-        )
-        told_s = 0.0
+        events = relay(call, plan.packets, job.transmission_id, queue_bytes=queue_bytes, stall_timeout_s=timeout_s)
+        next_s = 0.0
         async for event in events:
-            now_s = time.monotonic() - start_s
+            now_s = time.monotonic()
             if isinstance(event, Report):
                 yield event
-            elif now_s - told_s >= _PROGRESS_INTERVAL_S:
-                told_s = now_s
-                yield _progress(event, now_s)
+            elif now_s >= next_s:
+                next_s = now_s + _PROGRESS_INTERVAL_S
+                yield event
 
     async def GetRelevance(
         self,

@@ -1,6 +1,5 @@
 """`python -m evaluation.bench.compute`: what both ends compute for one 320x480 photo, without any link."""
 
-import os
 import time
 
 import torch
@@ -47,7 +46,7 @@ def _median(values: list[float]) -> float:
 
 def main() -> None:
     """Measures, prints and writes out/bench/compute.json; medians of several runs at several budgets."""
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(1)
     ladder, restorer, extractor = load_ladder(), Restorer.load(), load_embedded()
     pipeline = Pipeline(ladder, {extractor.name: extractor})
     _prepare(pipeline, 1)

@@ -13,10 +13,11 @@ from typing import Final
 
 import numpy as np
 
-from shared.arrays import AnyArray, Float32Array, UInt8Array
+from shared.arrays import AnyArray, UInt8Array
 from shared.codec.contract import EncodedPatches
 from shared.codec.klt import SAMPLES, ClassifiedKlt
 from shared.codec.weights import Weights, default_path, read_weights, write_weights
+from shared.codec.workers import in_parts
 from shared.errors import WeightsError
 from shared.levels import LEVEL_BYTES, RAW
 from shared.patches import PATCH_SIZE
@@ -27,7 +28,6 @@ LADDER_FORMAT: Final = "mmsc-ladder-1"
 _CODED_LEVELS: Final = range(1, RAW)
 _TABLES: Final = ("means", "basis", "bits", "values")
 _DTYPES: Final = {"means": np.int16, "basis": np.int16, "bits": np.uint8, "values": np.int16}
-_CHUNK: Final = 8_192  # patches whose errors are summed at a time: bounds the memory of a large picture
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,20 @@ class Ladder:
             sum of squared errors of what `decode` makes of each payload, +inf at level 0, 0 at the raw level.
         """
         flat = np.ascontiguousarray(patches).reshape(-1, SAMPLES)
+        parts = in_parts(self._encode_part, flat)
+        payloads = (np.concatenate(pieces) for pieces in zip(*(part.payloads for part in parts), strict=True))
+        return EncodedPatches(tuple(payloads), np.concatenate([part.errors for part in parts]))
+
+    def _encode_part(self, flat: UInt8Array) -> EncodedPatches:
         coded = [tables.encode(flat) for tables in self.levels]
         errors = np.zeros((len(flat), len(LEVEL_BYTES)), np.float32)
         errors[:, 0] = np.inf
         for level, (_, decoded) in zip(_CODED_LEVELS, coded, strict=True):
-            errors[:, level] = _squared_errors(flat, decoded)
+            difference = flat.astype(np.float32) - decoded
+            # Sums over 192 samples: integers below 2^24, so exact.
+            errors[:, level] = np.einsum("ps,ps->p", difference, difference)
         nothing = np.zeros((len(flat), 0), np.uint8)
-        return EncodedPatches((nothing, *(payload for payload, _ in coded), flat.copy()), errors)
+        return EncodedPatches((nothing, *(payload for payload, _ in coded), flat), errors)
 
     def decode(self, level: int, payload: UInt8Array) -> UInt8Array:
         """Decodes payloads of one level; any content is legal.
@@ -71,15 +78,6 @@ class Ladder:
         """
         flat = payload if level == RAW else self.levels[level - 1].decode(payload)
         return flat.reshape(-1, PATCH_SIZE, PATCH_SIZE, 3).copy()
-
-
-def _squared_errors(flat: UInt8Array, decoded: UInt8Array) -> Float32Array:
-    """(n,) sums over 192 samples; integers below 2^24, so exact."""
-    errors = np.empty(len(flat), np.float32)
-    for i in range(0, len(flat), _CHUNK):
-        difference = flat[i : i + _CHUNK].astype(np.float32) - decoded[i : i + _CHUNK]
-        errors[i : i + _CHUNK] = np.einsum("ps,ps->p", difference, difference)
-    return errors
 
 
 def load_ladder(path: Path | None = None) -> Ladder:
