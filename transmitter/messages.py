@@ -56,13 +56,12 @@ def budget_from(message: transmitter_pb2.Budget) -> Budget:
 
 def relevance_message(stage: RelevanceStage, *, with_map: bool) -> transmitter_pb2.RelevanceReady:
     """The event that tells of the relevance map."""
-    grey = np.rint(stage.relevance.map * 255).astype(np.uint8)
     return transmitter_pb2.RelevanceReady(
         extractor=stage.extractor,
         present=stage.relevance.present,
         mean_relevance=float(stage.relevance.map.mean()),
         elapsed_s=stage.elapsed_s,
-        relevance_png=png_bytes(grey) if with_map else b"",
+        relevance_png=png_bytes(np.rint(stage.relevance.map * 255).astype(np.uint8)) if with_map else b"",
     )
 
 

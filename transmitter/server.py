@@ -74,26 +74,31 @@ class TransmitterServicer(transmitter_pb2_grpc.TransmitterServiceServicer):
     ) -> AsyncIterator[transmitter_pb2.TransmitResponse]:
         start_s = time.monotonic()
         job = job_from(request, secrets.randbits(32))
+        with_maps = request.options.return_maps
         link = await self._link()
         clock = StageClock(time.monotonic)
         stages = self._pipeline.run(job, link.settings.rate_bps, clock)
-        with_maps = request.options.return_maps
-        relevance = await self._next(stages, RelevanceStage)
-        relevance_ready = await self._work(lambda: relevance_message(relevance, with_map=with_maps))
-        yield transmitter_pb2.TransmitResponse(relevance=relevance_ready)
+
+        def relevance_ready() -> transmitter_pb2.RelevanceReady:
+            return relevance_message(_next(stages, RelevanceStage), with_map=with_maps)
+
+        def plan_made() -> tuple[PlanStage, transmitter_pb2.PlanMade]:
+            plan = _next(stages, PlanStage)
+            return plan, plan_message(plan, f"{job.transmission_id:08x}", with_map=with_maps)
+
+        yield transmitter_pb2.TransmitResponse(relevance=await self._work(relevance_ready))
         with relay_call(self._stub) as call:
-            plan = await self._next(stages, PlanStage)
-            plan_made = await self._work(lambda: plan_message(plan, f"{job.transmission_id:08x}", with_map=with_maps))
-            yield transmitter_pb2.TransmitResponse(plan=plan_made)
+            plan, event = await self._work(plan_made)
+            yield transmitter_pb2.TransmitResponse(plan=event)
             self._metrics.planned(plan.plan, plan.budget_bytes)
-            async for event in self._send(call, plan, job, link):
-                if isinstance(event, Report):
+            async for progress in self._send(call, plan, job, link):
+                if isinstance(progress, Report):
                     elapsed_s = time.monotonic() - start_s
-                    delivered = delivered_message(plan, event, link, clock.seconds, elapsed_s)
+                    delivered = delivered_message(plan, progress, link, clock.seconds, elapsed_s)
                     self._observe(delivered)
                     yield transmitter_pb2.TransmitResponse(delivered=delivered)
                 else:
-                    yield transmitter_pb2.TransmitResponse(progress=_progress(event, time.monotonic() - start_s))
+                    yield transmitter_pb2.TransmitResponse(progress=_progress(progress, time.monotonic() - start_s))
 
     async def _send(
         self, call: RelayCall, plan: PlanStage, job: Job, link: channel_pb2.LinkState
@@ -154,11 +159,6 @@ class TransmitterServicer(transmitter_pb2_grpc.TransmitterServiceServicer):
             raise from_rpc(error, "channel") from error
         return response.link
 
-    async def _next(self, stages: Iterator[RelevanceStage | PlanStage], kind: type[_T]) -> _T:
-        stage = await self._work(lambda: next(stages))
-        assert isinstance(stage, kind)
-        return stage
-
     async def _work(self, function: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._workers, function)
 
@@ -170,6 +170,12 @@ class TransmitterServicer(transmitter_pb2_grpc.TransmitterServiceServicer):
     def close(self) -> None:
         """Gives the worker threads back."""
         self._workers.shutdown(wait=False, cancel_futures=True)
+
+
+def _next(stages: Iterator[RelevanceStage | PlanStage], kind: type[_T]) -> _T:
+    stage = next(stages)
+    assert isinstance(stage, kind)
+    return stage
 
 
 def _progress(sent: Sent, elapsed_s: float) -> transmitter_pb2.Progress:

@@ -10,7 +10,7 @@ from shared.pictures import png_bytes
 
 _PROPAGATION_S = 0.02
 _CASES = (("64 kbit/s, 4 kB", 64e3, 4_000), ("1 Mbit/s, 9 kB", 1e6, 9_216), ("8 Mbit/s, 46 kB", 8e6, 46_080))
-_REPEATS = 7
+_REPEATS = 15
 
 
 def _overheads_ms(client: Client, rate_bps: float, budget_bytes: int) -> list[float]:
