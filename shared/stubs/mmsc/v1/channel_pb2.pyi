@@ -82,11 +82,11 @@ class LinkSettings(_message.Message):
     LOSS_RATE_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     rate_bps: _builtins.float
-    """Bits per second, above 0."""
+    """Bits per second, 1 to 1e12."""
     propagation_s: _builtins.float
-    """One-way delay in seconds, each direction."""
+    """One-way delay in seconds, each direction, at most 3,600."""
     queue_bytes: _builtins.int
-    """Bytes that may wait for the link, per stream."""
+    """Bytes that may wait for the link, per stream, 1,500 to 2^30."""
     loss_rate: _builtins.float
     """Probability that a packet is lost after it took its time on the link, 0 to 1, forward direction."""
     seed: _builtins.int
