@@ -33,7 +33,7 @@ class _Rate:
 
 
 _RATES: Final = (_Rate("64kbit", 64_000.0, 2.0), _Rate("1Mbit", 1_000_000.0, 0.4))
-_SAMPLES: Final = (("astronaut", "astronaut"), ("chelsea", "cat"), ("coffee", "cup of coffee"))
+_SAMPLES: Final = (("astronaut", "astronaut"), ("chelsea", "cat"), ("coffee", "spoon"))
 _TABLE_WIDTH: Final = 118
 
 
