@@ -26,10 +26,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from shared.arrays import AnyArray, UInt8Array
-from shared.codec.weights import Weights, default_path, read_weights
 from shared.errors import WeightsError
 from shared.levels import LEVEL_BYTES, RAW, SKIPPED
 from shared.patches import PATCH_SIZE, PatchGrid, join
+from shared.weights import Weights, default_path, read_weights
 
 RESTORATION_FORMAT: Final = "mmsc-restoration-1"
 """Format and version tag of the weights file."""

@@ -7,22 +7,24 @@ a multiple of 2^-14, which a float holds exactly.
 """
 
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
 import constriction
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 
 from shared.arrays import AnyArray, Float32Array, Float64Array, Int64Array, UInt8Array
 from shared.errors import StreamError, WeightsError
 from shared.levels import LEVEL_BYTES
 from shared.patches import PatchGrid
+from shared.weights import default_path, read_weights
 
 FREQUENCY_TOTAL: Final = 1 << 14
 """What the frequencies of one context add up to."""
+
+LEVEL_MAP_FORMAT: Final = "mmsc-level-map-1"
+"""Format and version tag of the tables' file."""
 
 CONTEXTS: Final = len(LEVEL_BYTES) ** 4
 """Combinations of the levels of four neighbours."""
@@ -33,7 +35,6 @@ _RangeEncoder: Final[Any] = constriction.stream.queue.RangeEncoder
 _RangeDecoder: Final[Any] = constriction.stream.queue.RangeDecoder
 
 _LEVELS: Final = len(LEVEL_BYTES)
-_FORMAT: Final = "mmsc-level-map-1"
 _WORD_BITS: Final = 32
 
 
@@ -49,16 +50,13 @@ def load_tables(path: Path | None = None) -> NDArray[np.uint16]:
     Raises:
         WeightsError: the file is absent, of another format, or damaged.
     """
-    source = path or Path(str(files("models") / "level_map.safetensors"))
+    path = path or default_path("level_map.safetensors")
     try:
-        with safe_open(source, "numpy") as file:
-            if (file.metadata() or {}).get("format") != _FORMAT:
-                raise WeightsError(f"{source} is no level map table of format {_FORMAT}")
-            tables: NDArray[np.uint16] = file.get_tensor("frequencies")
-    except (OSError, SafetensorError) as error:
-        raise WeightsError(f"{source} cannot be read: {error}") from error
+        tables: NDArray[np.uint16] = read_weights(path, LEVEL_MAP_FORMAT).tensors["frequencies"]
+    except KeyError as error:
+        raise WeightsError(f"{path}: has no frequencies") from error
     if tables.shape[1:] != (CONTEXTS, _LEVELS) or tables.min() < 1 or (tables.sum(axis=2) != FREQUENCY_TOTAL).any():
-        raise WeightsError(f"{source} is damaged: frequencies do not add up")
+        raise WeightsError(f"{path}: its frequencies do not add up")
     return tables
 
 

@@ -12,10 +12,10 @@ from skimage import data
 
 from shared.codec.klt import ClassifiedKlt
 from shared.codec.ladder import Ladder, load_ladder, save_ladder
-from shared.codec.weights import default_path
 from shared.errors import WeightsError
 from shared.levels import LEVEL_BYTES, RAW
 from shared.patches import PatchGrid, join, split
+from shared.weights import default_path
 
 
 @pytest.fixture(scope="module")

@@ -77,7 +77,7 @@ def test_the_coded_bytes_follow_from_integers_alone():
 )
 def test_foreign_tables_are_refused(tmp_path, tensors, tag):
     path = tmp_path / "tables.safetensors"
-    save_file(tensors, path, metadata={"format": tag})
+    save_file(tensors, path, metadata={"mmsc_format": tag})
     with pytest.raises(WeightsError, match=r"tables\.safetensors"):
         load_tables(path)
 

@@ -6,11 +6,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from shared.errors import WeightsError
+from shared.weights import default_path
 from transmitter.relevance import load_embedded
 from transmitter.relevance.embedded import EmbeddedExtractor, RelevanceModel
 from transmitter.relevance.network import RelevanceNetwork
 from transmitter.relevance.text_tower import TextTower
-from transmitter.relevance.weights import FORMAT, VERSION, default_path, load, save
+from transmitter.relevance.weights import RELEVANCE_FORMAT, load, save
 
 
 @pytest.fixture(scope="module")
@@ -39,16 +40,16 @@ def rewrite(path, metadata=None, **changes):
     tensors = load_file(path)
     for name, value in changes.items():
         tensors[name.replace("__", ".")] = value
-    save_file(tensors, path, metadata or {"format": FORMAT, "version": VERSION, "words": "cat\ndog"})
+    save_file(tensors, path, metadata or {"mmsc_format": RELEVANCE_FORMAT, "words": "cat\ndog"})
 
 
 def test_absent_file_is_refused(tmp_path):
-    with pytest.raises(WeightsError, match=r"nowhere\.safetensors.*no such"):
+    with pytest.raises(WeightsError, match=r"nowhere\.safetensors: cannot be read"):
         load_embedded(tmp_path / "nowhere.safetensors")
 
 
 def test_directory_is_refused(tmp_path):
-    with pytest.raises(WeightsError, match="no such"):
+    with pytest.raises(WeightsError, match="cannot be read"):
         load_embedded(tmp_path)
 
 
@@ -66,12 +67,10 @@ def test_truncated_file_is_refused(written):
         load_embedded(written)
 
 
-@pytest.mark.parametrize(
-    "metadata", [{}, {"format": "mmsc-codec", "version": VERSION}, {"format": FORMAT, "version": "0"}]
-)
+@pytest.mark.parametrize("metadata", [{}, {"mmsc_format": "mmsc-ladder-1"}, {"mmsc_format": "mmsc-relevance-0"}])
 def test_other_formats_and_versions_are_refused(written, metadata):
     rewrite(written, {"words": "cat\ndog", **metadata})
-    with pytest.raises(WeightsError, match=r"new\.safetensors: format and version"):
+    with pytest.raises(WeightsError, match=r"new\.safetensors: holds format"):
         load_embedded(written)
 
 
@@ -91,11 +90,11 @@ def test_damaged_tensors_are_refused(written, changes):
 
 
 def test_missing_words_are_refused(written):
-    rewrite(written, {"format": FORMAT, "version": VERSION})
+    rewrite(written, {"mmsc_format": RELEVANCE_FORMAT})
     with pytest.raises(WeightsError, match="damaged"):
         load_embedded(written)
 
 
 def test_shipped_weights_are_small_and_stay_apart_from_any_other_file():
-    assert default_path().stat().st_size <= 30_000_000
+    assert default_path("relevance.safetensors").stat().st_size <= 30_000_000
     assert load_embedded().name == "embedded"

@@ -6,11 +6,11 @@ from skimage import data
 
 from receiver.restoration import Restorer
 from shared.codec.ladder import load_ladder
-from shared.codec.weights import default_path
 from shared.errors import WeightsError
 from shared.levels import RAW, SKIPPED
 from shared.patches import PatchGrid, join, split
 from shared.sketch import decode_sketch, encode_sketch
+from shared.weights import default_path
 
 
 @pytest.fixture(scope="module")

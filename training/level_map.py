@@ -15,15 +15,15 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
-from safetensors.numpy import save_file
 from tqdm import tqdm
 
 from shared.arrays import Float32Array, Float64Array, Int64Array, UInt8Array
 from shared.codec.ladder import load_ladder
-from shared.level_map import CONTEXTS, FREQUENCY_TOTAL, contexts
+from shared.level_map import CONTEXTS, FREQUENCY_TOTAL, LEVEL_MAP_FORMAT, contexts
 from shared.levels import LEVEL_BYTES
 from shared.patches import PatchGrid, split
 from shared.sketch import encode_sketch
+from shared.weights import write_weights
 from transmitter.importance import patch_importance
 from transmitter.planning import STRATEGIES, skip_errors
 
@@ -43,7 +43,7 @@ def main(data: Path, out: Path, tables: int, photos: int) -> None:
     counts = np.stack([_counts(levels, grid) for levels, grid in _level_maps(data / "coco_train_masks", photos)])
     counts = np.concatenate([counts, _plain_counts()])
     frequencies = fit(counts, tables)
-    save_file({"frequencies": frequencies}, out, metadata={"format": "mmsc-level-map-1"})
+    write_weights(out, LEVEL_MAP_FORMAT, {"frequencies": frequencies}, {"maps": str(len(counts))})
     click.echo(f"{len(counts)} maps, mean {_bits(counts, frequencies).min(axis=1).mean() / 8:.1f} bytes")
 
 

@@ -25,7 +25,8 @@ IMPORTANCE_FLOOR: Final = 0.01
 """Weight of a patch without any relevance, so that what is left over goes to content instead of nowhere."""
 
 _LEAST_GAIN: Final = 1e-9
-"""Gain per byte of an upgrade that removes no error: worth taking last, since only raw is promised to be exact."""
+"""Gain per byte, before the weight, of an upgrade that removes no error: worth taking last, since only raw is
+promised to be exact."""
 
 
 class Allocator(Protocol):
@@ -83,7 +84,7 @@ class UpgradeAllocator:
             gains = np.where(costs > 0, (now - self.weighted_errors) / np.maximum(costs, 1), -np.inf)
             gains[costs > left_bytes] = -np.inf
             target, patch = np.unravel_index(int(np.argmax(gains)), gains.shape)
-            if gains[target, patch] == -np.inf:
+            if gains[target, patch] <= 0:
                 return
             left_bytes -= int(costs[target, patch])
             levels[patch] = target
@@ -99,7 +100,7 @@ def rate_distortion(importance: Float32Array, errors: Float32Array) -> UpgradeAl
     """
     weights = importance.astype(np.float64) + IMPORTANCE_FLOOR
     weighted = errors.T.astype(np.float64, order="C") * weights
-    gains, targets = _hull(weighted)
+    gains, targets = _hull(weighted, _LEAST_GAIN * weights)
     exists = np.flatnonzero(targets)
     # Stable, so that equal gains go in raster order on every machine.
     order = exists[np.argsort(-gains.ravel()[exists], kind="stable")]
@@ -119,11 +120,12 @@ def greedy(importance: Float32Array, errors: Float32Array) -> UpgradeAllocator:
     return rate_distortion(importance, average)
 
 
-def _hull(errors: Float64Array) -> tuple[Float64Array, UInt8Array]:
+def _hull(errors: Float64Array, least: Float64Array) -> tuple[Float64Array, UInt8Array]:
     """Upgrades along each patch's lower convex hull.
 
     Args:
         errors: (levels, patches), weighted; levels first, so that each step runs along contiguous memory.
+        least: (patches,) gain of an upgrade that removes no error.
 
     Returns:
         (levels - 1, patches) gain per byte of the upgrade that starts at each level, and its target level;
@@ -135,7 +137,7 @@ def _hull(errors: Float64Array) -> tuple[Float64Array, UInt8Array]:
     on_hull[0] = True
     for source in range(RAW):
         best, target = _steepest(errors, source)
-        gains[source] = np.maximum(best, _LEAST_GAIN)
+        gains[source] = np.maximum(best, least)
         targets[source] = target * on_hull[source]
         for level in range(source + 1, RAW + 1):
             on_hull[level] |= targets[source] == level

@@ -16,11 +16,11 @@ import numpy as np
 from shared.arrays import AnyArray, UInt8Array
 from shared.codec.contract import EncodedPatches
 from shared.codec.klt import SAMPLES, ClassifiedKlt
-from shared.codec.weights import Weights, default_path, read_weights, write_weights
 from shared.codec.workers import in_parts
 from shared.errors import WeightsError
 from shared.levels import LEVEL_BYTES, RAW
 from shared.patches import PATCH_SIZE
+from shared.weights import Weights, default_path, read_weights, write_weights
 
 LADDER_FORMAT: Final = "mmsc-ladder-1"
 """Format and version tag of the weights file."""

@@ -14,9 +14,9 @@ from torch.nn import functional
 from receiver.restoration import RESTORATION_FORMAT, RestorationNet, linear_targets, linear_windows
 from shared.arrays import Int64Array, UInt8Array
 from shared.codec.ladder import load_ladder
-from shared.codec.weights import write_weights
 from shared.levels import RAW, SKIPPED
 from shared.patches import PATCH_SIZE
+from shared.weights import write_weights
 from training.ladder.data import Photos, cache_folder
 from training.ladder.pictures import Batch, Layered, layer_photos, make_batch, random_batch
 

@@ -1,29 +1,19 @@
 """Reads and writes the weights file of the embedded extractor."""
 
-from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from shared.errors import WeightsError
+from shared.weights import default_path, read_weights, write_weights
 from transmitter.relevance.embedded import RelevanceModel
 from transmitter.relevance.network import TEXT_CHANNELS, RelevanceNetwork
 from transmitter.relevance.text_tower import TextTower
 
-FORMAT: Final = "mmsc-relevance"
-"""What the file's metadata calls itself."""
-
-VERSION: Final = "1"
-"""Raised whenever the tensors mean something else."""
-
-
-def default_path() -> Path:
-    """Where the shipped weights lie."""
-    return Path(str(resources.files("models") / "relevance.safetensors"))
+RELEVANCE_FORMAT: Final = "mmsc-relevance-1"
+"""Format and version tag of the weights file."""
 
 
 def save(model: RelevanceModel, path: Path) -> None:
@@ -31,10 +21,8 @@ def save(model: RelevanceModel, path: Path) -> None:
     tensors = {f"network.{name}": value for name, value in model.network.state_dict().items()}
     tensors |= {f"tower.{name}": value for name, value in model.tower.state_dict().items()}
     tensors |= {"anything": model.anything, "threshold": torch.tensor(model.threshold)}
-    stored = {name: _narrow(value) for name, value in tensors.items()}
-    metadata = {"format": FORMAT, "version": VERSION, "words": "\n".join(model.tower.words)}
-    save_file(stored, path, metadata)
-    path.chmod(0o644)  # the library writes through a private temporary file
+    stored = {name: _narrow(value).numpy() for name, value in tensors.items()}
+    write_weights(path, RELEVANCE_FORMAT, stored, {"words": "\n".join(model.tower.words)})
 
 
 def _narrow(value: Tensor) -> Tensor:
@@ -51,25 +39,13 @@ def load(path: Path | None = None) -> RelevanceModel:
     Raises:
         WeightsError: the file is absent, not of this format and version, or damaged; it names the path.
     """
-    path = path or default_path()
-    if not path.is_file():
-        raise WeightsError(f"{path}: no such weights file")
-    metadata, tensors = _read(path)
-    found = (metadata.get("format"), metadata.get("version"))
-    if found != (FORMAT, VERSION):
-        raise WeightsError(f"{path}: format and version are {found}, not {(FORMAT, VERSION)}")
+    path = path or default_path("relevance.safetensors")
+    weights = read_weights(path, RELEVANCE_FORMAT)
+    tensors = {name: torch.from_numpy(value) for name, value in weights.tensors.items()}
     try:
-        return _assemble(metadata, tensors)
+        return _assemble(weights.settings, tensors)
     except (KeyError, RuntimeError, ValueError) as error:
         raise WeightsError(f"{path}: damaged weights: {str(error).splitlines()[0]}") from error
-
-
-def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(f"{path}: cannot be read as safetensors: {error}") from error
 
 
 def _assemble(metadata: dict[str, str], tensors: dict[str, Tensor]) -> RelevanceModel:

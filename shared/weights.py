@@ -62,7 +62,7 @@ def read_weights(path: Path, tag: str) -> Weights:
 
 def write_weights(path: Path, tag: str, tensors: dict[str, AnyArray], settings: dict[str, str]) -> None:
     """Writes a weights file that `read_weights` accepts under the same tag."""
-    ordered = {name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}
+    ordered = {name: np.asarray(tensors[name], order="C") for name in sorted(tensors)}
     path.write_bytes(save(ordered, metadata={**settings, _TAG: tag}))
 
 
