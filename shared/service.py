@@ -9,6 +9,7 @@ python -m receiver ──► serve() ── health, reflection, metrics, RPC bou
 """
 
 import asyncio
+import gc
 import json
 import signal
 import sys
@@ -122,5 +123,8 @@ async def serve_until_signal(context: AbstractAsyncContextManager[str], name: st
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
     async with context as address:
+        # What is there now stays: the collector need not walk through a numerical library in the midst of a packet.
+        gc.collect()
+        gc.freeze()
         print(json.dumps({"service": name, "listen": address}), flush=True)
         await stopped.wait()

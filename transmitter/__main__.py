@@ -1,5 +1,10 @@
 """`python -m transmitter`: runs the transmitter service until SIGTERM."""
 
+import os
+
+# Read when torch is loaded. Patches are coded by threads of our own; a numerical library's beside them only wait.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import asyncio
 from pathlib import Path
 from typing import Any

@@ -15,8 +15,17 @@ from shared.reports import Report, ReportOutcome
 from shared.rpc_errors import from_rpc
 from shared.stubs.mmsc.v1 import channel_pb2, channel_pb2_grpc
 
-BATCH_BYTES = 32_768
-"""Packets are handed over in messages of about this size: a gRPC message costs the same whatever its length."""
+MESSAGE_S = 0.005
+"""A message holds what the link carries in this time: on a fast link few messages, each of which costs the same
+whatever its length, and on a slow one no packet waits for the next."""
+
+MAX_MESSAGE_BYTES = 65_536
+"""Largest message, unless a single packet is larger."""
+
+
+def message_size(link: channel_pb2.LinkSettings) -> int:
+    """How many bytes of packets to hand over in one message; never more than half the channel's queue."""
+    return int(min(link.rate_bps / 8 * MESSAGE_S, MAX_MESSAGE_BYTES, link.queue_bytes // 2))
 
 
 @dataclass(frozen=True)
@@ -69,7 +78,7 @@ async def relay(
     packets: list[bytes],
     transmission_id: int,
     *,
-    queue_bytes: int,
+    message_bytes: int,
     stall_timeout_s: float,
 ) -> AsyncIterator[Sent | Report]:
     """Sends packets, yielding progress and, last, the receiver's final report.
@@ -78,7 +87,7 @@ async def relay(
         call: a fresh stream to the channel.
         packets: in the order of sending, all of one transmission.
         transmission_id: which reports are ours.
-        queue_bytes: what the channel's queue holds; no packet may be larger.
+        message_bytes: how many bytes of packets go in one message.
         stall_timeout_s: seconds that may pass between two answers of the channel.
 
     Raises:
@@ -87,7 +96,7 @@ async def relay(
         StreamError: the stream ended without a final report.
     """
     credit, sent = _Credit(), [0]
-    writer = asyncio.create_task(_write(call, batches(packets, min(BATCH_BYTES, queue_bytes // 2)), credit, sent))
+    writer = asyncio.create_task(_write(call, batches(packets, message_bytes), credit, sent))
     try:
         while True:
             response = await asyncio.wait_for(call.read(), stall_timeout_s)

@@ -24,7 +24,7 @@ from transmitter.config import TransmitterConfig
 from transmitter.messages import delivered_message, job_from, plan_message, relevance_message
 from transmitter.metrics import TransmitterMetrics
 from transmitter.pipeline import Job, Pipeline, PlanStage, RelevanceStage, StageClock
-from transmitter.sending import RelayCall, Sent, relay, relay_call
+from transmitter.sending import RelayCall, Sent, message_size, relay, relay_call
 
 SERVICE_NAME = transmitter_pb2.DESCRIPTOR.services_by_name["TransmitterService"].full_name
 _PROGRESS_INTERVAL_S = 0.1
@@ -108,8 +108,8 @@ class TransmitterServicer(transmitter_pb2_grpc.TransmitterServiceServicer):
         if job.packet_bytes > queue_bytes:
             reason = f"{job.packet_bytes} is more than the channel's queue of {queue_bytes} bytes holds"
             raise InvalidInputError("options.packet_bytes", reason)
-        timeout_s = self._config.stall_timeout_s
-        events = relay(call, plan.packets, job.transmission_id, queue_bytes=queue_bytes, stall_timeout_s=timeout_s)
+        size, timeout_s = message_size(link.settings), self._config.stall_timeout_s
+        events = relay(call, plan.packets, job.transmission_id, message_bytes=size, stall_timeout_s=timeout_s)
         next_s = 0.0
         async for event in events:
             now_s = time.monotonic()

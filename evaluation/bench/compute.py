@@ -1,8 +1,10 @@
 """`python -m evaluation.bench.compute`: what both ends compute for one 320x480 photo, without any link."""
 
+import os
 import time
 
-import torch
+# As the transmitter does.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from evaluation.bench.checks import Check, write
 from evaluation.bench.photos import coffee_480x320
@@ -46,7 +48,6 @@ def _median(values: list[float]) -> float:
 
 def main() -> None:
     """Measures, prints and writes out/bench/compute.json; medians of several runs at several budgets."""
-    torch.set_num_threads(1)
     ladder, restorer, extractor = load_ladder(), Restorer.load(), load_embedded()
     pipeline = Pipeline(ladder, {extractor.name: extractor})
     _prepare(pipeline, 1)
