@@ -4,6 +4,7 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+UV = $(shell command -v uv || echo $(BIN)/uv)
 DATA ?= ../shared/data
 export MPLBACKEND := Agg
 
@@ -17,19 +18,21 @@ help:  ## Lists the targets
 setup: $(STAMP)  ## Makes .venv from the hashed lock (uv comes from the package index if absent)
 
 $(STAMP): requirements/dev.txt pyproject.toml
-	@command -v uv >/dev/null || test -x $(BIN)/uv || { python3 -m venv $(VENV) && $(BIN)/python -m pip install --quiet uv; }
-	uv=$$(command -v uv || echo $(BIN)/uv); \
-	test -x $(BIN)/python || $$uv venv --quiet --python 3.11 $(VENV); \
-	$$uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/dev.txt && \
-	$$uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@command -v uv >/dev/null || test -x $(BIN)/uv || { \
+	  python3 -m venv $(VENV) && $(BIN)/python -m pip install --quiet uv; } || { \
+	  echo "set-up needs Python 3.11 with venv (Debian: apt-get install python3-venv), or uv on the path" >&2; exit 1; }
+	@test -x $(BIN)/python || $(UV) venv --quiet --python 3.11 $(VENV)
+	@echo "Installing into $(VENV) (several GB with torch; minutes on a slow line)"
+	@$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements/dev.txt
+	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
 
 lock:  ## Resolves pyproject.toml again into the hashed locks
-	uv pip compile --quiet pyproject.toml --extra dev --generate-hashes --no-emit-index-url --python-version 3.11 --output-file requirements/dev.txt
-	uv pip compile --quiet pyproject.toml --constraint requirements/dev.txt --generate-hashes --no-emit-index-url --python-version 3.11 --output-file requirements/channel.txt
-	uv pip compile --quiet pyproject.toml --extra receiver --constraint requirements/dev.txt --generate-hashes --no-emit-index-url --python-version 3.11 --output-file requirements/receiver.txt
-	uv pip compile --quiet pyproject.toml --extra transmitter --constraint requirements/dev.txt --generate-hashes --no-emit-index-url --python-version 3.11 --output-file requirements/transmitter.txt
-	uv pip compile --quiet requirements/build.in --constraint requirements/dev.txt --generate-hashes --no-emit-index-url --python-version 3.11 --output-file requirements/build.txt
+	$(UV) pip compile --quiet pyproject.toml --extra dev --generate-hashes --no-emit-index-url --python-version 3.11 --output-file requirements/dev.txt
+	$(UV) pip compile --quiet pyproject.toml --constraint requirements/dev.txt --generate-hashes --no-emit-index-url --python-version 3.11 --output-file requirements/channel.txt
+	$(UV) pip compile --quiet pyproject.toml --extra receiver --constraint requirements/dev.txt --generate-hashes --no-emit-index-url --python-version 3.11 --output-file requirements/receiver.txt
+	$(UV) pip compile --quiet pyproject.toml --extra transmitter --constraint requirements/dev.txt --generate-hashes --no-emit-index-url --python-version 3.11 --output-file requirements/transmitter.txt
+	$(UV) pip compile --quiet requirements/build.in --constraint requirements/dev.txt --generate-hashes --no-emit-index-url --python-version 3.11 --output-file requirements/build.txt
 
 # ---- the main job and the tests ---------------------------------------------
 

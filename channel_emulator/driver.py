@@ -8,7 +8,7 @@ from typing import Final
 from channel_emulator.link import Link, StreamAccount
 from channel_emulator.settings import LinkSettings
 
-TICK_S: Final = 0.002
+TICK_S: Final = 0.001
 """Least time between two wake-ups for packets: on a fast link, those due within it leave in one message."""
 
 
