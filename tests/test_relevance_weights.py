@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from shared.errors import WeightsError
+from shared.errors import InvalidInputError, WeightsError
 from shared.weights import default_path
 from transmitter.relevance import load_embedded
 from transmitter.relevance.embedded import EmbeddedExtractor, RelevanceModel
@@ -98,3 +98,9 @@ def test_missing_words_are_refused(written):
 def test_shipped_weights_are_small_and_stay_apart_from_any_other_file():
     assert default_path("relevance.safetensors").stat().st_size <= 30_000_000
     assert load_embedded().name == "embedded"
+
+
+@pytest.mark.parametrize("device", ["abacus", "cuda:99", ""])
+def test_a_device_that_is_not_there_is_refused(device):
+    with pytest.raises(InvalidInputError, match="device"):
+        load_embedded(device=device)

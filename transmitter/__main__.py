@@ -29,6 +29,7 @@ _DEFAULTS = TransmitterConfig()
 @click.option("--listen", default=_DEFAULTS.listen, help="HOST:PORT of the gRPC server; port 0 picks a free one.")
 @click.option("--metrics-listen", default=_DEFAULTS.metrics_listen, help="HOST:PORT of the Prometheus page.")
 @click.option("--channel", default=_DEFAULTS.channel, help="HOST:PORT of the channel that leads to the receiver.")
+@click.option("--device", default=_DEFAULTS.device, help="Where relevance is computed: cpu, cuda, cuda:1...")
 @click.option("--relevance-weights", type=click.Path(path_type=Path), help="Weights of the embedded extractor.")
 @click.option(
     "--threads",
@@ -44,15 +45,15 @@ def main(relevance_weights: Path | None, grace: float, stall_timeout: float, **s
     config = TransmitterConfig(grace_s=grace, stall_timeout_s=stall_timeout, **settings)
     torch.set_num_threads(config.threads)
     try:
-        pipeline = _pipeline(relevance_weights)
+        pipeline = _pipeline(relevance_weights, config.device)
         asyncio.run(serve_until_signal(transmitter(config, pipeline), "transmitter"))
     except MmscError as error:
         raise SystemExit(f"transmitter: {error}") from error
 
 
-def _pipeline(relevance_weights: Path | None) -> Pipeline:
+def _pipeline(relevance_weights: Path | None, device: str) -> Pipeline:
     """Loads the tools and runs each once, so that the first request is as fast as the next."""
-    extractor = load_embedded(relevance_weights)
+    extractor = load_embedded(relevance_weights, device)
     pipeline = Pipeline(load_ladder(), {extractor.name: extractor})
     blank = np.zeros((64, 64, 3), np.uint8)
     extractor(blank, "warm up")

@@ -15,6 +15,9 @@ class TransmitterConfig(ServiceConfig):
     channel: str = "127.0.0.1:50052"
     """HOST:PORT of the channel that leads to the receiver."""
 
+    device: str = "cpu"
+    """Where relevance is computed: "cpu", "cuda", "cuda:1"..."""
+
     threads: int = 1
     """Threads of one relevance map; patch coding uses all cores whatever this says. More than one helps on an idle
     machine with cores to spare, and harms on a busy one."""

@@ -147,7 +147,7 @@ class TransmitterServicer(transmitter_pb2_grpc.TransmitterServiceServicer):
             extractors=extractors,
             default_extractor=extractors[0],
             codec_weights=self._pipeline.codec.weights_hash.hex(),
-            device="cpu",
+            device=self._config.device,
         )
 
     async def _link(self) -> channel_pb2.LinkState:

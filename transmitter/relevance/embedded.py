@@ -58,12 +58,14 @@ class EmbeddedExtractor:
 
     Args:
         model: as from `weights.load`.
+        device: where the network computes; the model's own network is moved there.
     """
 
     name = NAME
 
-    def __init__(self, model: RelevanceModel) -> None:
-        self._model = model
+    def __init__(self, model: RelevanceModel, device: torch.device | None = None) -> None:
+        self._model, self._device = model, device or torch.device("cpu")
+        model.network.to(self._device)
         self._vectors: Callable[[tuple[str, ...]], Tensor] = lru_cache(_CACHED_QUERIES)(self._encode)
 
     def __call__(self, image: UInt8Array, query: str) -> Relevance:
@@ -97,7 +99,8 @@ class EmbeddedExtractor:
         """(rows, columns) of the network's grid: the best phrase's logit."""
         with torch.inference_mode():
             network = self._model.network
-            return network.logits(network(to_input(image)), vectors)[0].amax(0)
+            logits = network.logits(network(to_input(image).to(self._device)), vectors.to(self._device))
+            return logits[0].amax(0).cpu()
 
 
 def _check(image: UInt8Array) -> None:
