@@ -8,7 +8,7 @@ UV = $(shell command -v uv || echo $(BIN)/uv)
 DATA ?= ../shared/data
 export MPLBACKEND := Agg
 
-.PHONY: help setup lock demo test check lint types protos protos-check containers-check images-check quality bench clean
+.PHONY: help setup lock demo test check lint types protos protos-check containers-check images-check quality bench train clean
 
 help:  ## Lists the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -70,6 +70,12 @@ BENCHES := allocation channel compute end-to-end
 bench: $(BENCHES:%=bench-%)  ## All short benchmarks; out/bench/
 bench-%: $(STAMP)  ## One benchmark: allocation, channel, compute or end-to-end
 	$(BIN)/python -m evaluation.bench.$(subst -,_,$*)
+
+train: $(STAMP)  ## Trains all weights anew (hours; needs $(DATA)); models/
+	$(UV) pip install --quiet --python $(BIN)/python --editable '.[training]'
+	$(BIN)/python -m training.ladder --data $(DATA) --out models/
+	$(BIN)/python -m training.level_map --data $(DATA) --out models/level_map.safetensors
+	$(BIN)/python -m training.relevance --data $(DATA) --out models/relevance.safetensors
 
 clean:  ## Removes what was made, but not .venv
 	rm -rf out .mypy_cache .ruff_cache .pytest_cache .hypothesis

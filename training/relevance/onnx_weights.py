@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
-import onnx
-from onnx import numpy_helper
-
 from shared.arrays import Float32Array
+
+try:
+    import onnx
+    from onnx import numpy_helper
+except ModuleNotFoundError as error:
+    raise SystemExit(f"{error.name} is not installed: `make train` installs what training needs") from None
 
 
 def convolutions(path: Path) -> list[tuple[str, Float32Array, Float32Array]]:

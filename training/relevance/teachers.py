@@ -3,15 +3,19 @@
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import torch
-from ai_edge_litert.interpreter import Interpreter
 from PIL import Image
 from torch import nn
 
 from shared.arrays import Float32Array, UInt8Array
 from training.relevance.onnx_weights import convolutions
 from transmitter.relevance.network import DetectorTrunk, MobileTrunk
+
+try:
+    import onnxruntime
+    from ai_edge_litert.interpreter import Interpreter
+except ModuleNotFoundError as error:
+    raise SystemExit(f"{error.name} is not installed: `make train` installs what training needs") from None
 
 DETECTOR_SIDE = 416
 VOC_SIDE = 257
