@@ -38,20 +38,20 @@ class Sent:
     """Left the channel's queue onto the link."""
 
 
-class _Credit:
-    """What the channel lets us hand over; the sender waits for it to grow."""
+class _Window:
+    """What was handed over, and what the channel lets us hand over; the sender waits for that to grow."""
 
     def __init__(self) -> None:
-        self.bytes = 0
+        self.sent_bytes = self._granted_bytes = 0
         self._grown = asyncio.Event()
 
-    def grow(self, total_bytes: int) -> None:
-        if total_bytes > self.bytes:
-            self.bytes = total_bytes
+    def grow(self, granted_bytes: int) -> None:
+        if granted_bytes > self._granted_bytes:
+            self._granted_bytes = granted_bytes
             self._grown.set()
 
-    async def wait_for(self, total_bytes: int) -> None:
-        while self.bytes < total_bytes:
+    async def has_room_for(self, more_bytes: int) -> None:
+        while self._granted_bytes < self.sent_bytes + more_bytes:
             self._grown.clear()
             await self._grown.wait()
 
@@ -95,19 +95,19 @@ async def relay(
         DeadlineError: nothing moved for `stall_timeout_s`.
         StreamError: the stream ended without a final report.
     """
-    credit, sent = _Credit(), [0]
-    writer = asyncio.create_task(_write(call, batches(packets, message_bytes), credit, sent))
+    window = _Window()
+    writer = asyncio.create_task(_write(call, batches(packets, message_bytes), window))
     try:
         while True:
             response = await asyncio.wait_for(call.read(), stall_timeout_s)
             if not isinstance(response, channel_pb2.RelayResponse):
                 break
-            credit.grow(response.credit_bytes)
+            window.grow(response.credit_bytes)
             for report in _reports(response.packets, transmission_id):
                 if report.outcome is not ReportOutcome.RECEIVING:
                     yield report
                     return
-            yield Sent(sent[0], response.departed_bytes)
+            yield Sent(window.sent_bytes, response.departed_bytes)
         raise StreamError("the channel closed without a report from the receiver")
     except TimeoutError as error:
         raise DeadlineError(f"nothing moved on the channel for {stall_timeout_s:g} s") from error
@@ -119,17 +119,12 @@ async def relay(
             await writer
 
 
-async def _write(
-    call: RelayCall,
-    messages: Iterator[list[bytes]],
-    credit: _Credit,
-    sent: list[int],
-) -> None:
+async def _write(call: RelayCall, messages: Iterator[list[bytes]], window: _Window) -> None:
     for batch in messages:
-        total = sent[0] + sum(map(len, batch))
-        await credit.wait_for(total)
+        size = sum(map(len, batch))
+        await window.has_room_for(size)
         await call.write(channel_pb2.RelayRequest(packets=batch))
-        sent[0] = total
+        window.sent_bytes += size
     await call.done_writing()
 
 
