@@ -17,17 +17,6 @@ from shared.patches import PatchGrid
 
 _FORMATS: Final = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF", "BMP", "GIF", "PPM")
 _SIXTEEN_BIT: Final = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
-# What Pillow's decoders raise on damaged files, beyond OSError.
-_DECODER_ERRORS: Final = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    EOFError,
-    IndexError,
-    TypeError,
-    MemoryError,
-    KeyError,
-)
 _WHITE: Final = (255, 255, 255, 255)
 
 
@@ -106,8 +95,8 @@ def _decoded(data: bytes, field: str) -> Image.Image:
         raise InvalidInputError(field, "has far more pixels than the limit") from error
     except UnidentifiedImageError as error:
         raise InvalidInputError(field, f"is no picture of a known format ({', '.join(_FORMATS)})") from error
-    except _DECODER_ERRORS as error:
-        raise InvalidInputError(field, f"is damaged: {error}") from error
+    except Exception as error:
+        raise InvalidInputError(field, f"is damaged: {' '.join(str(error).split())}") from error
 
 
 def _upper_byte(samples: AnyArray) -> UInt8Array:

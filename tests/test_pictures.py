@@ -109,6 +109,18 @@ def test_truncated_and_damaged_files_are_errors_or_pictures(form, data):
         assert error.field == "image"
 
 
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "AVIF", "GIF", "TIFF", "BMP"])
+def test_no_damaged_byte_breaks_the_reader(form):
+    whole = _encoded(Image.fromarray(_RGB), form)
+    for position in range(min(len(whole), 600)):
+        damaged = bytearray(whole)
+        damaged[position] ^= 1
+        try:
+            assert read_picture(bytes(damaged)).ndim == 3
+        except InvalidInputError as error:
+            assert error.field == "image"
+
+
 def test_a_client_map_is_read_as_relevance():
     grid = PatchGrid(9, 6)
     grey = np.linspace(0, 255, 54).astype(np.uint8).reshape(6, 9)
