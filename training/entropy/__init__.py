@@ -1,0 +1,1 @@
+"""Training of the entropy-coded patch codec."""
