@@ -149,8 +149,8 @@ def test_threads_do_not_change_the_result():
             "OPENBLAS_NUM_THREADS": threads,
             "MKL_NUM_THREADS": threads,
         }
-        outputs.append(
-            subprocess.run([sys.executable, "-c", _PROGRAM], env=environment, capture_output=True, check=True).stdout
-        )
+        command = [sys.executable, "-c", _PROGRAM]
+        folder = Path(__file__).parents[1]
+        outputs.append(subprocess.run(command, env=environment, cwd=folder, capture_output=True, check=True).stdout)
     assert outputs[0] == outputs[1]
     assert len(outputs[0].split()) == 2

@@ -237,9 +237,11 @@ def _columns(symbols: AnyArray, reach: int) -> Int64Array:
 
 def _excess(escaped: AnyArray, reach: int) -> Int64Array:
     """How far values lie beyond the reach, 1 or more in magnitude, with their signs."""
-    return np.asarray(escaped, np.int64) - reach * np.sign(escaped)
+    values = np.asarray(escaped, np.int64)
+    return np.asarray(values - reach * np.sign(values), np.int64)
 
 
 def _sizes(excess: Int64Array) -> Int64Array:
     """Bits of each magnitude, 1 to 16."""
-    return np.asarray(np.frexp(np.abs(excess).astype(np.float64))[1], np.int64)
+    sizes: Int64Array = np.frexp(np.abs(excess).astype(np.float64))[1].astype(np.int64)
+    return sizes
