@@ -1,6 +1,6 @@
 """Integers through the range coder, each under one of many fixed tables.
 
-A table holds integer frequencies of the values -reach..reach and of an escape. A frequency is a multiple of 2^-14
+A table holds integer frequencies of the values -reach..reach and of an escape. A frequency is a multiple of 2^-20
 of the whole, which a float holds exactly, so that nothing the range coder reads was rounded. What goes in by one
 call is coded table by table: both sides know the table numbers, and one call of the range coder then codes all the
 symbols of a table. After them come the values that escaped, in Elias' gamma code.
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from shared.arrays import AnyArray, Float64Array, Int64Array
 from shared.errors import InvalidInputError, StreamError, WeightsError
 
-FREQUENCY_TOTAL: Final = 1 << 14
+FREQUENCY_TOTAL: Final = 1 << 20
 """What the frequencies of one table add up to."""
 
 MAX_EXCESS: Final = (1 << 16) - 1
@@ -47,11 +47,11 @@ class SymbolTables:
         WeightsError: an entry is 0, or a row does not add up to FREQUENCY_TOTAL.
     """
 
-    frequencies: NDArray[np.uint16]
+    frequencies: NDArray[np.uint32]
     """(tables, 2 * reach + 2): of -reach..reach, then of the escape."""
 
     def __post_init__(self) -> None:
-        shaped = self.frequencies.ndim == 2 and self.frequencies.dtype == np.uint16
+        shaped = self.frequencies.ndim == 2 and self.frequencies.dtype == np.uint32
         if not shaped or self.frequencies.shape[1] % 2 or self.frequencies.shape[1] < 4:
             raise WeightsError("frequencies have no such shape or type")
         if len(self.frequencies) > _MAX_TABLES or self.frequencies.min(initial=1) < 1:
@@ -190,7 +190,7 @@ class SymbolReader:
         return values
 
 
-def fit_frequencies(counts: AnyArray, prior: float = 0.5) -> NDArray[np.uint16]:
+def fit_frequencies(counts: AnyArray, prior: float = 0.5) -> NDArray[np.uint32]:
     """Frequencies for `SymbolTables` from how often each symbol occurred.
 
     Args:
@@ -209,7 +209,7 @@ def fit_frequencies(counts: AnyArray, prior: float = 0.5) -> NDArray[np.uint16]:
         while (surplus := int(row.sum()) - FREQUENCY_TOTAL) != 0:
             top = int(row.argmax())
             row[top] -= min(surplus, max(int(row[top]) // symbols, 1))
-    return np.asarray(frequencies, np.uint16)
+    return np.asarray(frequencies, np.uint32)
 
 
 def _spread(counts: Float64Array) -> Float64Array:
