@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 UInt8Array: TypeAlias = NDArray[np.uint8]
+Int16Array: TypeAlias = NDArray[np.int16]
 UInt32Array: TypeAlias = NDArray[np.uint32]
 Int64Array: TypeAlias = NDArray[np.int64]
 Float32Array: TypeAlias = NDArray[np.float32]

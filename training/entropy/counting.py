@@ -1,0 +1,78 @@
+"""Counts what the integer networks leave to be coded, and makes the shipped model of it."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from shared.arrays import Float64Array, Int64Array, UInt8Array
+from shared.codec.entropy.context import PatchContext
+from shared.codec.entropy.exact import ExactNetwork
+from shared.codec.entropy.lossy import SCALES, Prediction
+from shared.codec.entropy.lossy_model import DEFAULT_PRICE, LossyModel
+from shared.codec.entropy.symbols import SymbolTables, fit_frequencies
+from shared.codec.entropy.transform import MEANS, PatchTransform
+from shared.patches import PatchGrid, split
+from training.entropy.rollouts import random_background, random_crop, random_qualities
+from training.entropy.tables import REACH, logistic_bits, shrink_of
+
+_ROUNDS = 3
+
+
+def counted_model(
+    transform: PatchTransform, networks: Sequence[ExactNetwork], photos: Sequence[UInt8Array], seed: int
+) -> LossyModel:
+    """The model whose tables are what coding the photos, several times over, needed."""
+    bits = logistic_bits()
+    probabilities = 2.0 ** -np.concatenate([bits[:, :0:-1], bits, np.full((SCALES, 1), 20.0)], axis=1)
+    tables = SymbolTables(fit_frequencies(probabilities * 1e6))
+    model = LossyModel(transform, tuple(networks), tables, np.zeros((SCALES, 3)))
+    for round_ in range(_ROUNDS):
+        counter = Counter()
+        rng = np.random.default_rng(seed + round_)
+        for photo in photos:
+            counter.code(model, photo, rng)
+        model = counter.model(model)
+    return model
+
+
+class Counter:
+    """Residuals of many photos."""
+
+    def __init__(self) -> None:
+        self.counts: Float64Array = np.zeros((SCALES, 2 * REACH + 2))
+        self.sums: Float64Array = np.zeros((SCALES, 3, 2))
+
+    def code(self, model: LossyModel, photo: UInt8Array, rng: np.random.Generator) -> None:
+        """Codes a random crop under random quantisers, and counts."""
+        crop = random_crop(photo, rng)
+        grid = PatchGrid.of(crop)
+        coefficients = model.transform.analyse(split(crop))
+        qualities = random_qualities(rng, grid.rows, grid.columns).ravel()
+        background = random_background(rng, coefficients[:, :MEANS].astype(np.float64), grid.rows, grid.columns)
+        sent = np.flatnonzero(qualities >= 0)
+        if len(sent):
+            rows, columns = np.divmod(sent, grid.columns)
+            context = PatchContext(rows, columns, qualities[sent], background[sent])
+            chooser = model.chooser(coefficients[sent], DEFAULT_PRICE)
+            model.run_encoder(coefficients[sent], context, chooser)
+            for prediction, residuals in chooser.coded:
+                self._count(prediction, residuals, coefficients[sent])
+
+    def _count(self, prediction: Prediction, residuals: Int64Array, coefficients: Float64Array) -> None:
+        step = prediction.step
+        true = coefficients[prediction.targets, step.start : step.end]
+        wanted = np.abs((true - prediction.means) / prediction.widths)
+        columns = np.where(np.abs(residuals) <= REACH, residuals + REACH, 2 * REACH + 1)
+        np.add.at(self.counts, (prediction.scales, columns), 1)
+        nonzero = residuals != 0
+        magnitude = np.abs(residuals[nonzero])
+        places = (prediction.scales[nonzero], np.minimum(magnitude, 2))
+        np.add.at(self.sums[..., 0], places, magnitude - wanted[nonzero])
+        np.add.at(self.sums[..., 1], places, 1)
+
+    def model(self, before: LossyModel) -> LossyModel:
+        """With tables of what was counted; positive and negative residuals are alike."""
+        mirrored = self.counts.copy()
+        mirrored[:, :-1] += self.counts[:, -2::-1]
+        tables = SymbolTables(fit_frequencies(mirrored, prior=2.0))
+        return LossyModel(before.transform, before.networks, tables, shrink_of(self.sums))

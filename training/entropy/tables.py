@@ -1,0 +1,53 @@
+"""From trained networks to what ships: integer networks, and tables counted with them at work."""
+
+import numpy as np
+from torch import nn
+
+from shared.arrays import AnyArray, Float64Array
+from shared.codec.entropy.context import FEATURE_BOUND
+from shared.codec.entropy.exact import ExactNetwork
+from shared.codec.entropy.lossy import FIRST_SCALE_LOG2, MEAN_PARTS, SCALES, SCALES_PER_OCTAVE
+from training.entropy.networks import INPUT_ONE, GroupNetwork
+
+REACH = 31
+
+
+def exact_network(network: GroupNetwork) -> ExactNetwork:
+    """The integer network whose outputs are means in MEAN_PARTS of a step and scale numbers."""
+    layers: list[tuple[AnyArray, AnyArray]] = [_arrays(layer) for layer in network.layers]
+    weights, bias = layers[-1]
+    size = network.size
+    weights, bias = weights.copy(), bias.copy()
+    # One output scale serves both halves, so the second is brought to it here.
+    weights[size:] *= SCALES_PER_OCTAVE / MEAN_PARTS
+    bias[size:] = (bias[size:] - FIRST_SCALE_LOG2) * SCALES_PER_OCTAVE / MEAN_PARTS
+    rounded = [*layers[:-1], (weights, bias)]
+    return ExactNetwork.from_floats(rounded, 1 / INPUT_ONE, MEAN_PARTS, input_limit=FEATURE_BOUND)
+
+
+def shrink_of(sums: Float64Array) -> Float64Array:
+    """(SCALES, 3) whole MEAN_PARTS by which residuals of 0, 1 and more are nearer to the mean, as counted."""
+    mean = np.where(sums[..., 1] >= 50, sums[..., 0] / np.maximum(sums[..., 1], 1), 0)
+    mean[:, 0] = 0
+    return np.asarray(np.clip(np.rint(mean * MEAN_PARTS), -8, 24))
+
+
+def _arrays(layer: nn.Module) -> tuple[AnyArray, AnyArray]:
+    assert isinstance(layer, nn.Linear)
+    return layer.weight.detach().numpy().astype(np.float64), layer.bias.detach().numpy().astype(np.float64)
+
+
+assert SCALES
+
+
+def logistic_bits() -> Float64Array:
+    """(SCALES, REACH + 1) bits of residuals 0, 1, ... under logistic distributions, before anything was counted."""
+    middles = FIRST_SCALE_LOG2 + (np.arange(SCALES) + 0.5) / SCALES_PER_OCTAVE
+    spread = (0.5513 * 2.0**middles)[:, None]
+    k = np.arange(REACH + 1)[None]
+    mass = _sigmoid((0.5 - k) / spread) - _sigmoid((-0.5 - k) / spread)
+    return np.asarray(-np.log2(np.maximum(mass, 2.0**-20)))
+
+
+def _sigmoid(x: Float64Array) -> Float64Array:
+    return np.asarray(1 / (1 + np.exp(-np.clip(x, -500, 500))))
