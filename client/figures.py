@@ -20,9 +20,10 @@ from PIL import Image
 from client.avif import Yardstick
 from client.quality import Quality
 from client.requests import clean_text
-from client.runs import LEVEL_COLOURS, LOST_COLOUR, Run, paint_levels, plain
+from client.runs import LOST, LOST_COLOUR, Run, level_colours, paint_levels, plain
 from shared.arrays import Float32Array, UInt8Array
 from shared.pictures import png_bytes
+from shared.stubs.mmsc.v1 import transmitter_pb2
 
 WIDTH_IN: Final = 15.0
 """Width of a figure in inches; DPI of these are pixels."""
@@ -180,20 +181,25 @@ def _draw_accounts(figure: Figure, cell: SubplotSpec, run: Run) -> None:
 def _byte_rows(run: Run) -> list[_Row]:
     """Label, bytes and colour of everything that crossed the channel."""
     plan = run.transmission.plan
-    rows: list[_Row] = [
-        (
-            f"level {count.level}: {count.patch_bytes} B × {count.patches:,}",
-            count.patch_bytes * count.patches,
-            LEVEL_COLOURS[count.level],
-        )
-        for count in plan.levels
-    ]
+    rows = _level_rows(plan)
     rest = plan.wire_bytes - plan.level_map_bytes - sum(size or 0 for _, size, _ in rows)
     rows += [("level map", plan.level_map_bytes, "#aab2bd"), ("headers, sketch", rest, "#d5dae0")]
-    lost = int((run.levels == len(LEVEL_COLOURS)).sum())
+    lost = int((run.levels == LOST).sum())
     if lost:
         rows.append((f"{lost:,} patches lost", None, LOST_COLOUR))
     return rows
+
+
+def _level_rows(plan: transmitter_pb2.PlanMade) -> list[_Row]:
+    """A row per level, with its bytes where the level says what a patch takes; else one row of bytes for all."""
+    coloured = list(zip(plan.levels, level_colours(len(plan.levels)), strict=True))
+    if any(count.patch_bytes for count in plan.levels):
+        return [
+            (f"level {each.level}: {each.patch_bytes} B × {each.patches:,}", each.patch_bytes * each.patches, colour)
+            for each, colour in coloured
+        ]
+    rows: list[_Row] = [(f"level {each.level}: {each.patches:,} patches", None, colour) for each, colour in coloured]
+    return [*rows, ("patches", plan.content_bytes, "#7f8c9b")]
 
 
 def _draw_bytes(axes: Axes, rows: list[_Row]) -> None:

@@ -1,9 +1,9 @@
 """Pictures as files of the patch codec, without any service: what `mmsc encode` and `mmsc decode` do.
 
 ```
-picture ─► split ─► codec.encode ─┐
-relevance ─► importance ──────────┴─► make_plan ─► pack ─► write_frames ─► file
-file ─► read_frames ─► Assembly ─► codec.decode ─► restore ─► picture
+picture ─► codec.prepare ──┐
+relevance ─► importance ───┴─► plan ─► pack ─► write_frames ─► file
+file ─► read_frames ─► Assembly ─► codec.decode ─► codec.paint ─► picture
 ```
 The stages are those of the transmitter and the receiver; only the container around the packets is new. Packets are
 as long as they may be, since nothing is lost on the way.
@@ -12,23 +12,16 @@ as long as they may be, since nothing is lost on the way.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from receiver.assembly import Assembly
+from receiver.contract import ReceiverCodec, by_number
 from receiver.header import HeaderSection
-from receiver.reconstruction import Restorer, decode, restore
 from shared.arrays import Float32Array, UInt8Array
-from shared.codec.contract import EncodedPatches, PatchCodec
-from shared.codec.identity import stream_weights_hash
 from shared.container import FILE_ID, FRAME_BYTES, FileContents, write_frames
 from shared.errors import PacketError, StreamError
-from shared.level_map import encode_level_map
-from shared.levels import LEVEL_BYTES, RAW
-from shared.packets import MAX_PACKET_BYTES, Packet, PacketKind, StreamHeader, sending_order
-from shared.patches import PatchGrid, split
+from shared.packets import MAX_PACKET_BYTES, Packet, PacketKind, StreamHeader
 from transmitter.packing import pack
 from transmitter.pipeline import StageClock
-from transmitter.planning import Plan, PlanRequest, make_plan
+from transmitter.planning import Plan, PlanRequest, SenderCodec
 
 
 @dataclass(frozen=True)
@@ -76,13 +69,7 @@ class DecodedFile:
 
 
 def encode_within(
-    image: UInt8Array,
-    importance: Float32Array,
-    codec: PatchCodec,
-    *,
-    codec_number: int,
-    limit_bytes: int,
-    clock: StageClock,
+    image: UInt8Array, importance: Float32Array, codec: SenderCodec, *, limit_bytes: int, clock: StageClock
 ) -> EncodedFile:
     """Makes the most of a number of bytes.
 
@@ -90,7 +77,6 @@ def encode_within(
         image: (height, width, 3) RGB.
         importance: (patches,), 0 to 1; 0 everywhere lets content alone decide.
         codec: of the patches.
-        codec_number: what the stream header calls it.
         limit_bytes: the file's largest size.
         clock: where the stages' times go.
 
@@ -101,40 +87,29 @@ def encode_within(
         BudgetTooSmallError: not even the stream header fits.
     """
     with clock.stage("encode"):
-        encoded = codec.encode(split(image))
+        prepared = codec.prepare(image)
     with clock.stage("allocate"):
-        weights_hash = stream_weights_hash(codec)
-        request = PlanRequest(codec_number, weights_hash, limit_bytes, MAX_PACKET_BYTES, frame_bytes=FRAME_BYTES)
-        plan = make_plan(image, importance, encoded.errors, request)
+        plan = prepared.plan(importance, PlanRequest(limit_bytes, MAX_PACKET_BYTES, frame_bytes=FRAME_BYTES))
     with clock.stage("pack"):
-        return _packed(plan, encoded)
+        return _packed(plan)
 
 
-def encode_exactly(image: UInt8Array, codec: PatchCodec, *, codec_number: int, clock: StageClock) -> EncodedFile:
-    """Puts every patch at the top level, which is exact, whatever size that takes.
+def encode_exactly(image: UInt8Array, codec: SenderCodec, *, clock: StageClock) -> EncodedFile:
+    """Puts every patch at the exact level, whatever size that takes.
 
     Args:
         image: (height, width, 3) RGB.
-        codec: named in the header; the top level is the patch itself under every codec.
-        codec_number: what the stream header calls it.
+        codec: of the patches.
         clock: where the stages' times go.
     """
     with clock.stage("encode"):
-        patches = split(image)
-        nothing = np.zeros((len(patches), 0), np.uint8)
-        payloads = (*(nothing for _ in range(RAW)), patches.reshape(len(patches), -1))
-        encoded = EncodedPatches(payloads, np.zeros((len(patches), len(LEVEL_BYTES)), np.float32))
-    with clock.stage("allocate"):
-        grid, levels = PatchGrid.of(image), np.full(len(patches), RAW, np.uint8)
-        table, level_map = encode_level_map(levels, grid)
-        header = StreamHeader(codec_number, stream_weights_hash(codec), grid, b"", level_map, table)
-        plan = Plan(header, levels, MAX_PACKET_BYTES, FRAME_BYTES)
+        plan = codec.plan_exactly(image, packet_bytes=MAX_PACKET_BYTES, frame_bytes=FRAME_BYTES)
     with clock.stage("pack"):
-        return _packed(plan, encoded)
+        return _packed(plan)
 
 
-def _packed(plan: Plan, encoded: EncodedPatches) -> EncodedFile:
-    return EncodedFile(write_frames(pack(plan, encoded, FILE_ID)), plan)
+def _packed(plan: Plan) -> EncodedFile:
+    return EncodedFile(write_frames(pack(plan, FILE_ID)), plan)
 
 
 # ---- decoding --------------------------------------------------------------------------------------
@@ -159,13 +134,12 @@ def stream_header(contents: FileContents) -> StreamHeader:
     return StreamHeader.from_bytes(whole)
 
 
-def decode_file(contents: FileContents, codec: PatchCodec, restorer: Restorer, clock: StageClock) -> DecodedFile:
+def decode_file(contents: FileContents, codec: ReceiverCodec, clock: StageClock) -> DecodedFile:
     """Makes the best picture of what can be read of a file.
 
     Args:
         contents: of the file, or of the beginning of one.
         codec: the one that the file's header names.
-        restorer: paints the picture.
         clock: where the stages' times go.
 
     Raises:
@@ -173,7 +147,7 @@ def decode_file(contents: FileContents, codec: PatchCodec, restorer: Restorer, c
     """
     with clock.stage("assemble"):
         stream_header(contents)
-        assembly = Assembly(FILE_ID, stream_weights_hash(codec), now=0.0)
+        assembly = Assembly(FILE_ID, by_number(codec), now=0.0)
         refused = _accept_all(assembly, contents.packets)
         if not refused and not contents.damages:
             _accept_cut(assembly, contents.cut_packet)
@@ -181,12 +155,13 @@ def decode_file(contents: FileContents, codec: PatchCodec, restorer: Restorer, c
     if arrived is None:
         raise StreamError("has a damaged header")
     with clock.stage("decode"):
-        decoded = decode(arrived, codec)
+        decoded = arrived.decode()
     with clock.stage("restore"):
-        picture = restore(decoded, restorer)
-    counts = (assembly.levels_planned, assembly.levels_received)
-    cut = contents.cut or (not contents.damages and not refused and assembly.received_patches < sum(counts[0][1:]))
-    return DecodedFile(arrived.header, picture, *counts, cut, contents.damages + refused)
+        picture = decoded.paint()
+    damages = contents.damages + refused
+    cut = contents.cut or (not damages and arrived.patches < arrived.layout.expected)
+    damages += decoded.read_patches < arrived.patches
+    return DecodedFile(arrived.header, picture, assembly.levels_planned, decoded.level_counts, cut, damages)
 
 
 def _accept_all(assembly: Assembly, packets: Sequence[Packet]) -> int:
@@ -201,7 +176,7 @@ def _accept_all(assembly: Assembly, packets: Sequence[Packet]) -> int:
 
 
 def _accept_cut(assembly: Assembly, packet: Packet | None) -> None:
-    """Takes the whole patches of a packet that was cut off, if it goes on where the one before it ended.
+    """Takes what can be used of a packet that was cut off, if it goes on where the one before it ended.
 
     Its checksum is gone; where it stands is all there is to check.
     """
@@ -210,8 +185,5 @@ def _accept_cut(assembly: Assembly, packet: Packet | None) -> None:
         return
     if packet.position != assembly.received_patches:
         return
-    order = sending_order(arrived.levels)[packet.position :]
-    ends = np.cumsum(np.asarray(LEVEL_BYTES)[arrived.levels[order]])
-    patches = int(np.searchsorted(ends, len(packet.body), side="right"))
-    if patches:
-        assembly.accept(replace(packet, body=packet.body[: int(ends[patches - 1])]), now=0.0)
+    if body := arrived.codec.usable(arrived.layout, packet.position, packet.body):
+        assembly.accept(replace(packet, body=body), now=0.0)

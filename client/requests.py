@@ -81,6 +81,9 @@ class Options:
     packet_bytes: int = 0
     """Largest packet, MIN_PACKET_BYTES to MAX_PACKET_BYTES; 0 leaves it to the transmitter."""
 
+    codec: str = ""
+    """Name of the patch codec; empty means the transmitter's default."""
+
     extractor: str = ""
     """Name of the relevance extractor; empty means the transmitter's default."""
 
@@ -103,6 +106,7 @@ class Options:
         return transmitter_pb2.TransmitOptions(
             allocation=ALLOCATIONS[self.allocation],
             packet_bytes=self.packet_bytes,
+            codec=self.codec,
             extractor=self.extractor,
             relevance_png=self.relevance_png,
             return_maps=self.return_maps,
@@ -190,6 +194,8 @@ class Reconstruction:
     expected_patches: int
     received_patches: int
     reconstruct_s: float
+    codec: str = ""
+    """Name of the patch codec; empty where the stream header did not arrive."""
 
     @classmethod
     def of(cls, message: receiver_pb2.Reconstruction) -> "Reconstruction":
@@ -203,6 +209,7 @@ class Reconstruction:
             message.expected_patches,
             message.received_patches,
             message.reconstruct_s,
+            message.codec,
         )
 
 

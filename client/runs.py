@@ -17,13 +17,15 @@ from shared.arrays import Float32Array, UInt8Array
 from shared.patches import PATCH_SIZE
 from shared.pictures import png_bytes, read_picture
 
-LEVEL_COLOURS = ("#20203a", "#3b528b", "#21918c", "#5ec962", "#fde725")
-"""Colours of the levels 0 to 4 in every picture of a level map."""
-
 LOST_COLOUR = "#e0314b"
 """Colour of a patch that was sent and did not arrive."""
 
-_LOST = len(LEVEL_COLOURS)
+LOST = 255
+"""What stands in a run's levels for a patch that was sent and did not arrive."""
+
+_SKIPPED_COLOUR = "#20203a"
+# Evenly spaced along viridis, which stays readable in grey and to colour-blind eyes.
+_RISING_COLOURS = ("#3b528b", "#2c728e", "#21918c", "#28ae80", "#5ec962", "#addc30", "#fde725")
 _BASE_PATIENCE_S = 60.0
 _PATIENCE_FACTOR = 4.0
 
@@ -55,7 +57,7 @@ class Run:
     relevance: Float32Array
     """(height, width), 0 to 1."""
     levels: UInt8Array
-    """(rows, columns) of the patch grid: level 0 to 4 as planned, 5 for what was sent and did not arrive."""
+    """(rows, columns) of the patch grid: level as planned, LOST for what was sent and did not arrive."""
     quality: Quality | None
     """None where nothing can be shown."""
 
@@ -106,6 +108,8 @@ def to_json(run: Run) -> dict[str, Any]:
         "received_bytes": delivered.received_bytes,
         "packets": plan.packets,
         "level_map_bytes": plan.level_map_bytes,
+        "content_bytes": plan.content_bytes,
+        "codec": plan.codec,
         "levels": [plain(count) for count in plan.levels],
         "sent_patches": delivered.sent_patches,
         "received_patches": delivered.received_patches,
@@ -146,12 +150,25 @@ def write_json(path: Path, value: Any) -> None:
 
 def paint_levels(run: Run) -> UInt8Array:
     """The level map in colours, (height, width, 3) of the picture's own size."""
-    colours = (*LEVEL_COLOURS, LOST_COLOUR)
-    palette = np.array([list(bytes.fromhex(colour[1:])) for colour in colours], np.uint8)
+    palette = np.zeros((LOST + 1, 3), np.uint8)
+    colours = level_colours(len(run.transmission.plan.levels))
+    palette[: len(colours)] = [list(bytes.fromhex(colour[1:])) for colour in colours]
+    palette[LOST] = list(bytes.fromhex(LOST_COLOUR[1:]))
     enlarged = run.levels.repeat(PATCH_SIZE, axis=0).repeat(PATCH_SIZE, axis=1)
     height, width = run.original.shape[:2]
     painted: UInt8Array = palette[enlarged[:height, :width]]
     return painted
+
+
+def level_colours(levels: int) -> tuple[str, ...]:
+    """The colours of a codec's levels, 0 to the exact one, in every picture of a level map.
+
+    Args:
+        levels: how many there are, 2 to 8.
+    """
+    last = len(_RISING_COLOURS) - 1
+    places = np.rint(np.linspace(0, last, levels - 1)).astype(int) if levels > 2 else [last]
+    return (_SKIPPED_COLOUR, *(_RISING_COLOURS[place] for place in places))
 
 
 def _patience_s(budget: Budget, raw_bytes: int, rate_bps: float) -> float:
@@ -171,4 +188,4 @@ def decode_grey(png: bytes) -> UInt8Array:
 def _with_losses(planned: UInt8Array, received: Reconstruction) -> UInt8Array:
     arrived = decode_grey(received.level_map_png) if received.level_map_png else np.zeros_like(planned)
     lost = (planned > 0) & (arrived == 0)
-    return np.where(lost, _LOST, planned).astype(np.uint8)
+    return np.where(lost, LOST, planned).astype(np.uint8)

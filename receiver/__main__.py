@@ -10,10 +10,9 @@ import sys
 
 import click
 
+from receiver.codecs import load_receivers
 from receiver.config import ReceiverConfig
-from receiver.restoration import Restorer
 from receiver.server import receiver_service
-from shared.codec.ladder import load_ladder
 from shared.errors import MmscError
 from shared.service import serve_until_signal
 
@@ -52,7 +51,7 @@ def main(
         threads=threads,
     )
     try:
-        service = receiver_service(config, load_ladder(), Restorer.load())
+        service = receiver_service(config, load_receivers())
         asyncio.run(serve_until_signal(service, "receiver"))
     except MmscError as error:
         click.echo(f"error: {' '.join(str(error).split())}", err=True)  # some libraries' messages have several lines

@@ -1,35 +1,34 @@
 """Puts the packets of one transmission together: in any order, twice, damaged, or with holes.
 
 ```
-HEADER fragments ─► HeaderSection ─► StreamHeader ─► level map ─► sending order
+HEADER fragments ─► HeaderSection ─► StreamHeader ─► level map ─► Layout
                                                                       │ says whose bytes these are
-PATCHES ──────────────── kept while the header is missing ───────────►└─► pieces, each of one level
+PATCHES ──────────────── kept while the header is missing ───────────►└─► pieces
 ```
 
 Memory follows what arrived, not what a header promises: a piece is kept as it came, and nothing of the size of
-the picture exists before somebody asks for the picture (`receiver.reconstruction`).
+the picture exists before somebody asks for the picture. What a body holds, the codec says (`receiver.contract`).
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import Enum
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
 
+from receiver.contract import ArrivedPatches, Layout, Piece, ReceiverCodec, ReceiverCodecs
 from receiver.header import HeaderSection
-from shared.arrays import AnyArray, BoolArray, Int64Array, UInt8Array
+from shared.arrays import AnyArray, BoolArray
+from shared.codec.registry import CodecEntry
 from shared.errors import PacketError, StreamError
-from shared.level_map import decode_level_map
-from shared.levels import LEVEL_BYTES, SKIPPED
-from shared.packets import LADDER_CODEC, PACKET_HEADER_BYTES, Packet, PacketKind, StreamHeader
+from shared.packets import PACKET_HEADER_BYTES, Packet, PacketKind, StreamHeader
 from shared.reports import Report, ReportOutcome
 
 MAX_EARLY_BYTES: Final = 4 * 1024 * 1024
 """Memory for patches that come before their header, per transmission."""
 
 _OBJECT_BYTES: Final = 200  # what Python needs to keep a piece, whatever its size
-_LEVELS: Final = len(LEVEL_BYTES)
 
 
 class Arrival(Enum):
@@ -39,69 +38,46 @@ class Arrival(Enum):
     DUPLICATE = "duplicate"
 
 
-@dataclass(frozen=True)
-class Piece:
-    """Adjacent patches of one level."""
-
-    level: int
-    first: int
-    """Ordinal of the first patch in sending order."""
-    payload: bytes
-    """Whole patches of LEVEL_BYTES[level] bytes each."""
-
-    @property
-    def place(self) -> slice:
-        """Where the patches are in sending order."""
-        return slice(self.first, self.first + len(self.payload) // LEVEL_BYTES[self.level])
-
-
-@dataclass(frozen=True)
-class ArrivedPatches:
-    """All that a picture can be rebuilt from; stays as it is while more packets arrive."""
-
-    header: StreamHeader
-    levels: UInt8Array
-    """(patches,) planned level of each patch."""
-    pieces: tuple[Piece, ...]
-    version: int
-    """Rises with every change."""
-
-
 class Assembly:
     """One transmission at the receiver.
 
     Args:
         transmission_id: 0 to 2**32 - 1.
-        weights_hash: 4 bytes that name the codec's weights; a stream of other weights cannot be decoded.
+        codecs: those at hand; a stream of another one, or of other weights, cannot be decoded.
         now: seconds of any monotonic clock.
     """
 
-    def __init__(self, transmission_id: int, weights_hash: bytes, now: float) -> None:
+    def __init__(self, transmission_id: int, codecs: ReceiverCodecs, now: float) -> None:
         self.transmission_id = transmission_id
         self.header: StreamHeader | None = None
         self.version = 0
         """Rises with everything that changes the picture."""
         self.first_s = self.last_s = now
         """When the first and the last packet that was accepted came."""
-        self._weights_hash = weights_hash
+        self.unreadable_patches = 0
+        """Of those that arrived, how many the codec could make nothing of when it last decoded them."""
+        self._codecs = codecs
+        self._codec: ReceiverCodec | None = None
         self._gathered = HeaderSection()
         self._section = b""
-        self._levels: UInt8Array = np.zeros(0, np.uint8)
-        self._ends: list[int] = [0] * _LEVELS
+        self._layout = Layout(np.zeros(0, np.uint8), (0, 0))
         self._arrived: BoolArray = np.zeros(0, np.bool_)
-        self._pieces: list[Piece] = []
+        self._pieces: dict[int, Piece] = {}
         self._early: dict[tuple[int, bytes], None] = {}
         self._header_bytes = self._patch_bytes = self._early_bytes = self._kept_bytes = 0
-        self._received: Int64Array = np.zeros(_LEVELS, np.int64)
+        self._received: list[int] = [0, 0]
         self._closed = False
 
     # ---- what is known -------------------------------------------------------------------------
 
     @property
     def outcome(self) -> ReportOutcome:
-        """COMPLETE once every announced patch is there; after `close`, PARTIAL or (without header) FAILED."""
-        if self.header is not None and self.received_patches == self.expected_patches:
-            return ReportOutcome.COMPLETE
+        """COMPLETE once every announced patch is there; after `close`, PARTIAL or (without header) FAILED.
+
+        Where every patch is there but not all can be made sense of, nothing more will come: PARTIAL.
+        """
+        if self.header is not None and sum(self._received) == self.expected_patches:
+            return ReportOutcome.PARTIAL if self.unreadable_patches else ReportOutcome.COMPLETE
         if not self._closed:
             return ReportOutcome.RECEIVING
         return ReportOutcome.FAILED if self.header is None else ReportOutcome.PARTIAL
@@ -112,37 +88,48 @@ class Assembly:
         return self._header_bytes + self._patch_bytes + self._early_bytes
 
     @property
+    def content_bytes(self) -> int:
+        """Bytes of the patches that have a place, without what is around them."""
+        return self._kept_bytes
+
+    @property
     def expected_patches(self) -> int:
         """Patches that the level map announces; 0 before it has arrived."""
-        return self._ends[1]
+        return self._layout.expected
 
     @property
     def received_patches(self) -> int:
-        """Patches that have arrived and have a place."""
-        return int(self._received.sum())
+        """Patches that have arrived, have a place, and were not found unreadable."""
+        return sum(self._received) - self.unreadable_patches
+
+    @property
+    def codec(self) -> CodecEntry | None:
+        """The codec that the header names; None before it has arrived."""
+        return None if self._codec is None else self._codec.entry
 
     @property
     def levels_planned(self) -> tuple[int, ...]:
-        """Patches at each level by the level map, the skipped ones at index 0."""
-        return tuple(np.bincount(self._levels, minlength=_LEVELS).tolist())
+        """Patches at each level by the level map, the skipped ones at index 0; all 0 before it has arrived."""
+        ends = (*self._layout.ends, 0)
+        return tuple(upper - lower for upper, lower in pairwise(ends))
 
     @property
     def levels_received(self) -> tuple[int, ...]:
         """Patches that have arrived at each level; nothing arrives at level 0."""
-        return tuple(self._received.tolist())
+        return tuple(self._received)
 
     @property
     def stored_bytes(self) -> int:
         """Memory that this transmission takes."""
         early = self._early_bytes + len(self._early) * _OBJECT_BYTES
-        fixed = self._gathered.stored_bytes + len(self._section) + self._levels.nbytes + self._arrived.nbytes
-        return _OBJECT_BYTES + fixed + early + self._kept_bytes
+        fixed = self._gathered.stored_bytes + len(self._section) + self._layout.levels.nbytes + self._arrived.nbytes
+        return _OBJECT_BYTES + fixed + early + self._kept_bytes + len(self._pieces) * _OBJECT_BYTES
 
     def snapshot(self) -> ArrivedPatches | None:
         """What the picture can be rebuilt from; None before the header has arrived."""
-        if self.header is None:
+        if self.header is None or self._codec is None:
             return None
-        return ArrivedPatches(self.header, self._levels, tuple(self._pieces), self.version)
+        return ArrivedPatches(self._codec, self.header, self._layout, tuple(self._pieces.values()), self.version)
 
     def report(self, reconstruct_s: float) -> Report:
         """The answer to the transmitter; `reconstruct_s` is what the picture took."""
@@ -198,12 +185,12 @@ class Assembly:
     def _open(self, section: bytes) -> None:
         """Everything that can fail comes first, so that a bad header leaves no trace."""
         header = StreamHeader.from_bytes(section)
-        if (header.codec, header.weights_hash) != (LADDER_CODEC, self._weights_hash):
+        codec = self._codecs.get(header.codec)
+        if codec is None or header.weights_hash != codec.weights_hash:
             raise StreamError(f"codec {header.codec} with weights {header.weights_hash.hex()} is not known here")
-        levels = decode_level_map(header.level_map, header.level_map_table, header.grid)
-        counts = np.bincount(levels, minlength=_LEVELS)
-        self.header, self._section, self._levels = header, section, levels
-        self._ends = [int(counts[level:].sum()) for level in range(_LEVELS)]
+        layout = Layout.of(codec.open(header), codec.entry)
+        self.header, self._section, self._codec, self._layout = header, section, codec, layout
+        self._received = [0] * codec.entry.levels
         self._gathered = HeaderSection()
         self.version += 1
         self._place_early()
@@ -232,7 +219,8 @@ class Assembly:
                 continue  # without the header nobody could tell that it was foreign
 
     def _place(self, position: int, body: bytes) -> Arrival:
-        pieces = list(self._cut(position, body))
+        assert self._codec is not None
+        pieces = self._codec.pieces(self._layout, position, body)
         if not len(self._arrived):
             self._arrived = np.zeros(self.expected_patches, np.bool_)
         fresh = [part for piece in pieces for part in self._missing(piece)]
@@ -244,34 +232,27 @@ class Assembly:
         self.version += 1
         return Arrival.ACCEPTED
 
-    def _cut(self, position: int, body: bytes) -> Iterator[Piece]:
-        """Cuts a body where the sending order goes on to a lower level."""
-        if not body or position >= self.expected_patches:
-            raise PacketError("patches lie outside the picture")
-        offset, ordinal = 0, position
-        for level in range(_LEVELS - 1, SKIPPED, -1):
-            size = LEVEL_BYTES[level]
-            patches = min(max(self._ends[level] - ordinal, 0), (len(body) - offset) // size)
-            if patches:
-                yield Piece(level, ordinal, body[offset : offset + patches * size])
-                offset, ordinal = offset + patches * size, ordinal + patches
-            if ordinal < self._ends[level]:
-                break
-        if offset != len(body):
-            raise PacketError("body is not a whole number of patches")
-
     def _missing(self, piece: Piece) -> Iterator[Piece]:
-        """The parts of a piece that had not arrived; nearly always all or nothing of it."""
-        size = LEVEL_BYTES[piece.level]
+        """The parts of a piece that had not arrived; nearly always all or nothing of it.
+
+        Raises:
+            PacketError: only a part of it had arrived, and it cannot be cut.
+        """
         arrived = self._arrived[piece.place]
-        for start, stop in _runs(~arrived):
-            yield Piece(piece.level, piece.first + start, piece.payload[start * size : stop * size])
+        if not arrived.any():
+            yield piece
+        elif piece.sized:
+            for start, stop in _runs(~arrived):
+                yield piece.part(start, stop)
+        elif (there := self._pieces.get(piece.first)) is None or there.patches != piece.patches:
+            raise PacketError("body overlaps others")
 
     def _keep(self, piece: Piece) -> None:
-        self._pieces.append(piece)
-        self._kept_bytes += len(piece.payload) + _OBJECT_BYTES
+        self._pieces[piece.first] = piece
+        self._kept_bytes += len(piece.payload)
         self._arrived[piece.place] = True
-        self._received[piece.level] += len(piece.payload) // LEVEL_BYTES[piece.level]
+        for level, patches in enumerate(self._layout.level_counts(piece.place)):
+            self._received[level] += patches
 
 
 def _runs(flags: BoolArray) -> list[tuple[int, int]]:

@@ -6,14 +6,13 @@ import numpy as np
 
 from shared.arrays import BoolArray, UInt8Array
 from shared.errors import PacketError, StreamError
-from shared.packets import SECTION_HEADER_BYTES, section_bytes
+from shared.packets import SECTION_HEADER_BYTES, max_sketch_bytes, section_bytes
 from shared.patches import MAX_PIXELS, MAX_SIDE, PATCH_SIZE
-from shared.sketch import MAX_SKETCH_BYTES
 
 # Padding adds at most 7 pixels to each side, and a level map takes at most a byte per patch and 64 more.
 _MAX_PATCHES: Final = (MAX_PIXELS + 14 * MAX_SIDE + 49) // PATCH_SIZE**2
 
-MAX_SECTION_BYTES: Final = SECTION_HEADER_BYTES + MAX_SKETCH_BYTES + _MAX_PATCHES + 64
+MAX_SECTION_BYTES: Final = SECTION_HEADER_BYTES + max_sketch_bytes(_MAX_PATCHES) + _MAX_PATCHES + 64
 """No header section of a legal picture is larger."""
 
 

@@ -78,9 +78,9 @@ class StreamIngest:
         return entry
 
     def _accept(self, entry: Entry, packet: Packet, now: float) -> str:
-        before = entry.assembly.levels_received
+        before = entry.assembly.levels_received, entry.assembly.content_bytes
         arrival = entry.assembly.accept(packet, now)
-        self._metrics.count_patches(before, entry.assembly.levels_received)
+        self._metrics.count_patches(entry.assembly, *before)
         return arrival.value
 
     def _completed(self, entry: Entry) -> Entry | None:

@@ -1,12 +1,14 @@
 """The receiver's own Prometheus series."""
 
+from itertools import zip_longest
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from receiver.assembly import Assembly
 from receiver.store import Entry
-from shared.levels import LEVEL_BYTES, SKIPPED
+from shared.codec.registry import ALL_LEVELS, CODECS
+from shared.levels import SKIPPED
 from shared.reports import ReportOutcome
 from shared.telemetry import LATENCY_BUCKETS_S
 
@@ -29,8 +31,9 @@ class ReceiverMetrics:
 
         self._bytes = counter("received_bytes_total", "Bytes of all packets that came, whatever became of them.")
         self._packets = counter("packets_total", "Packets by what became of them.", "outcome")
-        self._patches = counter("patches_total", "Patches by level and by what became of them.", "level", "outcome")
-        self._level_bytes = counter("received_level_bytes_total", "Bytes of the received patches.", "level")
+        labels = ("codec", "level")
+        self._patches = counter("patches_total", "Patches by level and by what became of them.", *labels, "outcome")
+        self._level_bytes = counter("received_level_bytes_total", "Bytes of the received patches.", *labels)
         self._transmissions = counter("transmissions_total", "Transmissions that ended.", "outcome")
         self._stages = histogram("stage_seconds", "Duration of a stage of a reconstruction.", "stage")
         self._span = histogram("first_to_last_byte_seconds", "From a transmission's first packet to its last.")
@@ -45,23 +48,31 @@ class ReceiverMetrics:
             self._transmissions.labels(ended.name.lower())
         for stage in _STAGES:
             self._stages.labels(stage)
-        self._patches.labels(str(SKIPPED), "skipped")
-        for level in range(SKIPPED + 1, len(LEVEL_BYTES)):
-            self._level_bytes.labels(str(level))
-            self._patches.labels(str(level), "received")
-            self._patches.labels(str(level), "lost")
+        for codec in CODECS.values():
+            self._patches.labels(codec.name, str(SKIPPED), "skipped")
+            for level in range(SKIPPED + 1, codec.levels):
+                self._patches.labels(codec.name, str(level), "received")
+                self._patches.labels(codec.name, str(level), "lost")
+            for label in codec.byte_labels:
+                self._level_bytes.labels(codec.name, label)
 
     def count_packet(self, size_bytes: int, outcome: str) -> None:
         """Counts a packet; `outcome` is one of PACKET_OUTCOMES."""
         self._bytes.inc(size_bytes)
         self._packets.labels(outcome).inc()
 
-    def count_patches(self, before: tuple[int, ...], after: tuple[int, ...]) -> None:
-        """Counts the patches that came between two values of `Assembly.levels_received`."""
-        for level, patches in enumerate(b - a for a, b in zip(before, after, strict=True)):
-            if patches:
-                self._patches.labels(str(level), "received").inc(patches)
-                self._level_bytes.labels(str(level)).inc(patches * LEVEL_BYTES[level])
+    def count_patches(self, assembly: Assembly, levels_before: tuple[int, ...], bytes_before: int) -> None:
+        """Counts what came since an assembly's `levels_received` and `content_bytes` were as given."""
+        codec = assembly.codec
+        if codec is None:
+            return
+        for level, (after, before) in enumerate(zip_longest(assembly.levels_received, levels_before, fillvalue=0)):
+            if after > before:
+                self._patches.labels(codec.name, str(level), "received").inc(after - before)
+                if codec.sized:
+                    self._level_bytes.labels(codec.name, str(level)).inc((after - before) * codec.patch_bytes[level])
+        if not codec.sized:
+            self._level_bytes.labels(codec.name, ALL_LEVELS).inc(assembly.content_bytes - bytes_before)
 
     def count_end(self, entry: Entry) -> None:
         """Counts a transmission that ended, once for each outcome that it comes to."""
@@ -75,10 +86,13 @@ class ReceiverMetrics:
             self._count_absent(entry.assembly)
 
     def _count_absent(self, assembly: Assembly) -> None:
+        if assembly.codec is None:
+            return
+        name = assembly.codec.name
         planned, received = assembly.levels_planned, assembly.levels_received
-        self._patches.labels(str(SKIPPED), "skipped").inc(planned[SKIPPED])
-        for level in range(SKIPPED + 1, len(LEVEL_BYTES)):
-            self._patches.labels(str(level), "lost").inc(planned[level] - received[level])
+        self._patches.labels(name, str(SKIPPED), "skipped").inc(planned[SKIPPED])
+        for level in range(SKIPPED + 1, assembly.codec.levels):
+            self._patches.labels(name, str(level), "lost").inc(planned[level] - received[level])
 
     def observe_stage(self, stage: str, elapsed_s: float) -> None:
         """Records the duration of "decode", "restore" or "png"."""

@@ -6,12 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from receiver.assembly import ArrivedPatches
+from receiver.contract import ArrivedPatches
 from receiver.metrics import ReceiverMetrics
-from receiver.reconstruction import Restorer, decode, level_picture, restore
 from receiver.store import Entry, Picture, Store
 from shared.arrays import UInt8Array
-from shared.codec.contract import PatchCodec
 from shared.pictures import png_bytes
 
 _WORKERS: Final = 2
@@ -25,18 +23,13 @@ class PictureMaker:
     """Makes the picture of a transmission as it stands, at most once per version of it.
 
     Args:
-        codec: decodes patches.
-        restorer: paints the picture.
         store: keeps the pictures.
         metrics: times the stages.
         clock: gives seconds, monotonic.
     """
 
-    def __init__(
-        self, codec: PatchCodec, restorer: Restorer, store: Store, metrics: ReceiverMetrics, clock: Callable[[], float]
-    ) -> None:
-        self._codec, self._restorer, self._store = codec, restorer, store
-        self._metrics, self._clock = metrics, clock
+    def __init__(self, store: Store, metrics: ReceiverMetrics, clock: Callable[[], float]) -> None:
+        self._store, self._metrics, self._clock = store, metrics, clock
         self._threads = ThreadPoolExecutor(_WORKERS, thread_name_prefix="picture")
         self._running: dict[tuple[Entry, int], _Making] = {}
 
@@ -67,7 +60,7 @@ class PictureMaker:
         key = (entry, arrived.version)
         making = self._running.get(key)
         if making is None:
-            painted = asyncio.create_task(self._in_thread(self._paint, arrived))
+            painted = asyncio.create_task(self._painted(entry, arrived))
             picture = asyncio.create_task(self._finish(entry, painted))
             making = self._running[key] = _Making(asyncio.create_task(_duration(painted)), picture)
             picture.add_done_callback(lambda _: self._running.pop(key))
@@ -78,6 +71,11 @@ class PictureMaker:
         await asyncio.to_thread(self._threads.shutdown, cancel_futures=True)
         tasks = [task for making in self._running.values() for task in (making.painted, making.picture)]
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _painted(self, entry: Entry, arrived: ArrivedPatches) -> "_Painted":
+        painted = await self._in_thread(self._paint, arrived)
+        entry.assembly.unreadable_patches = painted.unreadable_patches
+        return painted
 
     async def _finish(self, entry: Entry, painted: "asyncio.Task[_Painted]") -> Picture:
         picture = await self._in_thread(self._encode, await painted)
@@ -90,13 +88,14 @@ class PictureMaker:
 
     def _paint(self, arrived: ArrivedPatches) -> "_Painted":
         start_s = self._clock()
-        decoded = decode(arrived, self._codec)
+        decoded = arrived.decode()
         decoded_s = self._clock()
-        image = restore(decoded, self._restorer)
+        image = decoded.paint()
         restored_s = self._clock()
         self._metrics.observe_stage("decode", decoded_s - start_s)
         self._metrics.observe_stage("restore", restored_s - decoded_s)
-        return _Painted(arrived.version, image, level_picture(decoded), restored_s - start_s)
+        unreadable = arrived.patches - decoded.read_patches
+        return _Painted(arrived.version, image, decoded.level_picture, unreadable, restored_s - start_s)
 
     def _encode(self, painted: "_Painted") -> Picture:
         start_s = self._clock()
@@ -112,6 +111,7 @@ class _Painted:
     version: int
     image: UInt8Array
     level_map: UInt8Array
+    unreadable_patches: int
     reconstruct_s: float
 
 

@@ -21,13 +21,11 @@ import torch
 from prometheus_client import CollectorRegistry
 
 from receiver.config import ReceiverConfig
+from receiver.contract import ReceiverCodecs
 from receiver.ingest import MAX_OPEN, StreamIngest
 from receiver.metrics import ReceiverMetrics
 from receiver.pictures import PictureMaker
-from receiver.reconstruction import Restorer, warm_up
 from receiver.store import Entry, Picture, Store
-from shared.codec.contract import PatchCodec
-from shared.codec.identity import stream_weights_hash
 from shared.errors import InvalidInputError, NotFoundError
 from shared.service import LINK_OPTIONS, MAX_PICTURE_MESSAGE_BYTES, running
 from shared.stubs.mmsc.v1 import common_pb2, receiver_pb2, receiver_pb2_grpc
@@ -92,8 +90,10 @@ class ReceiverServicer(receiver_pb2_grpc.ReceiverServiceServicer):
             reconstruction = await self._reconstruction(entry, with_map=False)
             yield receiver_pb2.WatchReconstructionResponse(reconstruction=reconstruction)
             if not ended:
+                # Not wait_for: in Python 3.11 it swallows a cancellation that comes together with the end.
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._until(lambda: entry.ended), interval_s)
+                    async with asyncio.timeout(interval_s):
+                        await self._until(lambda: entry.ended)
                 await self._until(lambda: entry.ended or entry.assembly.version != version)  # noqa: B023
 
     async def ListReconstructions(
@@ -187,6 +187,7 @@ def _described(entry: Entry) -> receiver_pb2.Reconstruction:
         expected_patches=assembly.expected_patches,
         received_patches=assembly.received_patches,
         reconstruct_s=entry.picture.reconstruct_s if entry.picture else 0.0,
+        codec=assembly.codec.name if assembly.codec else "",
     )
 
 
@@ -199,8 +200,7 @@ def _add_picture(described: receiver_pb2.Reconstruction, picture: Picture, *, wi
 
 def receiver_service(
     config: ReceiverConfig,
-    codec: PatchCodec,
-    restorer: Restorer,
+    codecs: ReceiverCodecs,
     clock: Callable[[], float] = time.monotonic,
     registry: CollectorRegistry | None = None,
 ) -> AbstractAsyncContextManager[str]:
@@ -208,8 +208,7 @@ def receiver_service(
 
     Args:
         config: settings.
-        codec: decodes patches; its weights are the only ones that headers may name.
-        restorer: paints the pictures.
+        codecs: decode patches and paint pictures; theirs are the only numbers and weights that headers may name.
         clock: gives seconds, monotonic.
         registry: where the metrics go; a new one if None.
 
@@ -220,11 +219,11 @@ def receiver_service(
     @asynccontextmanager
     async def register(server: grpc.aio.Server, registry: CollectorRegistry) -> AsyncIterator[Sequence[str]]:
         torch.set_num_threads(config.threads or torch.get_num_threads())
-        warm_up(codec, restorer)
+        for codec in codecs.values():
+            codec.warm_up()
         metrics = ReceiverMetrics(registry)
-        weights_hash = stream_weights_hash(codec)
-        store = Store(config.max_transmissions, config.max_stored_bytes, config.idle_s, weights_hash)
-        maker = PictureMaker(codec, restorer, store, metrics, clock)
+        store = Store(config.max_transmissions, config.max_stored_bytes, config.idle_s, codecs)
+        maker = PictureMaker(store, metrics, clock)
         servicer = ReceiverServicer(store, maker, metrics, clock)
         receiver_pb2_grpc.add_ReceiverServiceServicer_to_server(servicer, server)
         sweeper = asyncio.create_task(servicer.sweep())

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from receiver.assembly import Assembly
+from receiver.contract import ReceiverCodecs
 from shared.errors import UnavailableError
 from shared.packets import Packet
 from shared.reports import ReportOutcome
@@ -60,12 +61,12 @@ class Store:
         max_transmissions: how many are kept, at least 1.
         max_bytes: memory of all of them; may be exceeded by one level map while it is taken in.
         idle_s: seconds of silence after which a transmission counts as ended.
-        weights_hash: what `Assembly` demands of a header.
+        codecs: those at hand.
     """
 
-    def __init__(self, max_transmissions: int, max_bytes: int, idle_s: float, weights_hash: bytes) -> None:
+    def __init__(self, max_transmissions: int, max_bytes: int, idle_s: float, codecs: ReceiverCodecs) -> None:
         self._max_transmissions, self._max_bytes, self._idle_s = max_transmissions, max_bytes, idle_s
-        self._weights_hash = weights_hash
+        self._codecs = codecs
         self._entries: dict[int, Entry] = {}
         self.stored_bytes = 0
         """Memory of all transmissions and their pictures."""
@@ -89,7 +90,7 @@ class Store:
         if not self._make_room(count, self._max_bytes - len(packet.body) - _RESERVE_BYTES, keep=entry):
             raise UnavailableError("the receiver is full")
         if entry is None:
-            assembly = Assembly(packet.transmission_id, self._weights_hash, now)
+            assembly = Assembly(packet.transmission_id, self._codecs, now)
             entry = self._entries[packet.transmission_id] = Entry(assembly, now)
             self.settle(entry)
         entry.last_s = now

@@ -3,13 +3,13 @@
 ```
 packet    kind:u8  transmission:u32  position:u24  crc32:u32 │ body            (12 bytes + body, big endian)
           HEADER   position = offset of the body within the header section
-          PATCHES  position = ordinal of the first patch in sending order; the body holds whole patches
+          PATCHES  position = ordinal of the first patch in sending order; the body is the codec's
           REPORT   position = 0; the receiver's answer
 
 section   codec:u8  weights:4  width:u16  height:u16  sketch:u16  map:u24  table:u8 │ sketch │ level map
 ```
 
-Sending order is by level, highest first, and raster order within a level: it follows from the level map, so
+Sending order is by level, highest first, and within a level as the codec says: it follows from the level map, so
 that no byte is spent on patch positions, and any prefix of the stream decodes. The CRC covers the rest of the
 packet. Every byte of a packet counts against the budget.
 """
@@ -20,11 +20,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
-import numpy as np
-
-from shared.arrays import Int64Array, UInt8Array
 from shared.errors import InvalidInputError, PacketError, StreamError
-from shared.levels import LEVEL_BYTES
 from shared.patches import PatchGrid
 
 _VERSION: Final = 0x10
@@ -103,9 +99,9 @@ class StreamHeader:
     """4 bytes: the start of the SHA-256 of the codec's weights."""
     grid: PatchGrid
     sketch: bytes
-    """Coarse colours of the whole picture (`shared.sketch`), at most MAX_SKETCH_BYTES of it."""
+    """The whole picture, coarsely, as the codec has it (the ladder: `shared.sketch`); at most `max_sketch_bytes`."""
     level_map: bytes
-    """The coded level map (`shared.level_map`), less than 2**24 bytes."""
+    """The coded level map, likewise (the ladder: `shared.level_map`), less than 2**24 bytes."""
     level_map_table: int
     """Which of the trained tables the level map is coded with, 0 to 255."""
 
@@ -131,10 +127,17 @@ class StreamHeader:
             grid = PatchGrid(width, height)
         except InvalidInputError as error:
             raise StreamError(f"header describes an impossible picture: {error.description}") from error
+        if sketch > max_sketch_bytes(grid.count):
+            raise StreamError("header announces a sketch larger than any picture of this size has")
         map_start = SECTION_HEADER_BYTES + sketch
         if (high << 16) | low > grid.count + 64:
             raise StreamError("header announces a level map larger than any picture of this size has")
         return cls(codec, weights, grid, section[SECTION_HEADER_BYTES:map_start], section[map_start:], table)
+
+
+def max_sketch_bytes(patches: int) -> int:
+    """The longest sketch that a picture of so many patches may have, whatever the codec."""
+    return patches // 8 + 1_024
 
 
 def section_bytes(start: bytes) -> int:
@@ -147,52 +150,3 @@ def section_bytes(start: bytes) -> int:
         raise StreamError("header section is truncated")
     *_, sketch, high, low, _table = _SECTION.unpack_from(start)
     return SECTION_HEADER_BYTES + int(sketch) + ((int(high) << 16) | int(low))
-
-
-def sending_order(levels: UInt8Array) -> Int64Array:
-    """Patch numbers in the order of sending: by level, highest first, raster order within a level.
-
-    Args:
-        levels: (patches,) level of each patch; skipped ones are left out.
-    """
-    order = np.argsort(-levels.astype(np.int16), kind="stable")
-    return order[: np.count_nonzero(levels)]
-
-
-def packet_runs(level_counts: Int64Array, packet_bytes: int) -> list[int]:
-    """Patches in each PATCHES packet, every packet filled as far as whole patches go.
-
-    Args:
-        level_counts: (levels,) patches at each level.
-        packet_bytes: largest packet, its header included.
-    """
-    capacity = packet_bytes - PACKET_HEADER_BYTES
-    runs: list[int] = []
-    room = 0
-    for level in range(len(LEVEL_BYTES) - 1, 0, -1):
-        size, left = LEVEL_BYTES[level], int(level_counts[level])
-        taken = min(left, room // size) if runs else 0
-        if taken:
-            runs[-1] += taken
-            room -= taken * size
-            left -= taken
-        full, last = divmod(left, capacity // size)
-        runs += [capacity // size] * full + ([last] if last else [])
-        if full or last:
-            room = capacity - (last or capacity // size) * size
-    return runs
-
-
-def stream_bytes(header_section_bytes: int, level_counts: Int64Array, packet_bytes: int, frame_bytes: int = 0) -> int:
-    """Every byte that a plan puts on the channel: packet headers, header section and patches.
-
-    Args:
-        header_section_bytes: of `StreamHeader.to_bytes`.
-        level_counts: (levels,) patches at each level.
-        packet_bytes: largest packet, its header included.
-        frame_bytes: what a container puts before each packet.
-    """
-    body = packet_bytes - PACKET_HEADER_BYTES
-    packets = -(-header_section_bytes // body) + len(packet_runs(level_counts, packet_bytes))
-    content = int(np.dot(level_counts, np.asarray(LEVEL_BYTES)))
-    return header_section_bytes + content + packets * (PACKET_HEADER_BYTES + frame_bytes)

@@ -13,6 +13,7 @@ from shared.levels import LEVEL_BYTES
 from shared.packets import Packet
 from shared.reports import Report, ReportOutcome
 from shared.stubs.mmsc.v1 import channel_pb2, channel_pb2_grpc
+from transmitter.ladder_sender import LadderSender
 from transmitter.relevance.contract import Relevance
 
 
@@ -32,6 +33,11 @@ class MeanCodec:
     def decode(self, level: int, payload: np.ndarray) -> np.ndarray:
         samples = payload if level == 4 else np.tile(payload[:, :3], 64)
         return samples.reshape(-1, 8, 8, 3)
+
+
+def mean_sender() -> LadderSender:
+    """The ladder's sending half around the codec above."""
+    return LadderSender(MeanCodec())
 
 
 class LeftHalf:

@@ -4,12 +4,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from receiver.contract import ReceiverCodecs, by_number
+from receiver.ladder_receiver import LadderReceiver
 from shared.arrays import UInt8Array
 from shared.codec.contract import EncodedPatches
 from shared.codec.identity import stream_weights_hash
+from shared.codec.ladder_order import packet_runs, sending_order
 from shared.level_map import encode_level_map
 from shared.levels import LEVEL_BYTES, RAW, SKIPPED
-from shared.packets import LADDER_CODEC, Packet, PacketKind, StreamHeader, packet_runs, sending_order
+from shared.packets import LADDER_CODEC, Packet, PacketKind, StreamHeader
 from shared.patches import PatchGrid, join
 
 ID = 0x00C0FFEE
@@ -42,6 +45,11 @@ class FakeRestorer:
 
     def restore(self, decoded: UInt8Array, levels: UInt8Array, grid: PatchGrid, background: UInt8Array) -> UInt8Array:
         return join(np.where((levels == SKIPPED)[:, None, None, None], background, decoded), grid)
+
+
+def receivers(codec: FakeCodec | None = None) -> ReceiverCodecs:
+    """The ladder's receiving half around the two above, as the receiver takes it."""
+    return by_number(LadderReceiver(codec or FakeCodec(), FakeRestorer()))
 
 
 @dataclass(frozen=True)

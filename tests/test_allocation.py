@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from shared.levels import LEVEL_BYTES, RAW
 from transmitter.allocation import IMPORTANCE_FLOOR, greedy, rate_distortion
-from transmitter.planning import STRATEGIES
+from transmitter.ladder_planning import STRATEGIES
 from transmitter.vit_sc import vit_sc
 
 _SIZES = np.asarray(LEVEL_BYTES)

@@ -7,22 +7,22 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from receiver_fakes import ID, WEIGHTS, FakeCodec, FakeRestorer, Sent, sent
+from receiver_fakes import ID, FakeCodec, Sent, receivers, sent
 
 from receiver.assembly import MAX_EARLY_BYTES, Arrival, Assembly
 from receiver.header import MAX_SECTION_BYTES, HeaderSection
-from receiver.reconstruction import decode, level_picture, restore, warm_up
+from shared.codec.ladder_order import sending_order
 from shared.errors import PacketError, StreamError
 from shared.levels import LEVEL_BYTES, RAW
-from shared.packets import PACKET_HEADER_BYTES, SECTION_HEADER_BYTES, Packet, PacketKind, StreamHeader, sending_order
+from shared.packets import PACKET_HEADER_BYTES, SECTION_HEADER_BYTES, Packet, PacketKind, StreamHeader
 from shared.patches import PatchGrid, split
 from shared.reports import ReportOutcome
 
 SENT = sent()
 
 
-def opened() -> Assembly:
-    return Assembly(ID, WEIGHTS, now=10.0)
+def opened(codec: FakeCodec | None = None) -> Assembly:
+    return Assembly(ID, receivers(codec), now=10.0)
 
 
 def feed(assembly: Assembly, packets: list[bytes], now: float = 11.0) -> list[Arrival]:
@@ -32,7 +32,7 @@ def feed(assembly: Assembly, packets: list[bytes], now: float = 11.0) -> list[Ar
 def picture(assembly: Assembly) -> np.ndarray:
     arrived = assembly.snapshot()
     assert arrived is not None
-    return restore(decode(arrived, FakeCodec()), FakeRestorer())
+    return arrived.decode().paint()
 
 
 def header_of(whole: Sent) -> StreamHeader:
@@ -77,7 +77,7 @@ def test_lost_packets_leave_the_background(lost: set[int]) -> None:
     feed(whole, SENT.packets)
     shown, arrived = split(picture(assembly)), assembly.snapshot()
     assert arrived is not None
-    missing = (decode(arrived, FakeCodec()).levels == 0) & (SENT.levels != 0)
+    missing = (arrived.decode().levels == 0) & (SENT.levels != 0)
     assert missing.sum() == assembly.expected_patches - assembly.received_patches
     assert assembly.outcome is (ReportOutcome.PARTIAL if lost else ReportOutcome.COMPLETE)
     assert (shown[~missing] == split(picture(whole))[~missing]).all()
@@ -335,7 +335,7 @@ def test_snapshot_stays_as_it_is() -> None:
     feed(assembly, SENT.patches)
     assert arrived is not None
     assert arrived.version < assembly.version
-    assert not decode(arrived, FakeCodec()).levels.any()
+    assert not arrived.decode().levels.any()
 
 
 def test_level_picture() -> None:
@@ -343,20 +343,22 @@ def test_level_picture() -> None:
     feed(assembly, SENT.packets)
     arrived = assembly.snapshot()
     assert arrived is not None
-    shown = level_picture(decode(arrived, FakeCodec()))
+    shown = arrived.decode().level_picture
     assert (shown == SENT.levels.reshape(SENT.grid.rows, SENT.grid.columns)).all()
 
 
 def test_one_call_of_the_codec_per_level() -> None:
-    assembly, codec = opened(), FakeCodec()
+    codec = FakeCodec()
+    assembly = opened(codec)
     feed(assembly, SENT.packets)
     arrived = assembly.snapshot()
     assert arrived is not None
-    decode(arrived, codec)
+    arrived.decode()
     assert codec.calls == len(set(SENT.levels.tolist()) - {0})
 
 
 def test_warm_up_uses_every_level() -> None:
     codec = FakeCodec()
-    warm_up(codec, FakeRestorer())
+    (ladder,) = receivers(codec).values()
+    ladder.warm_up()
     assert codec.calls == RAW

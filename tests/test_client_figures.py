@@ -13,7 +13,7 @@ from client.api import Budget, Client, Options
 from client.avif import encode_within, yardstick
 from client.figures import DPI, WIDTH_IN, draw_run, overlay
 from client.quality import measure
-from client.runs import LEVEL_COLOURS, LOST_COLOUR, Question, carry_out, paint_levels, to_json
+from client.runs import LOST_COLOUR, Question, carry_out, level_colours, paint_levels, to_json
 from shared.pictures import png_bytes
 from shared.stubs.mmsc.v1 import common_pb2
 
@@ -74,9 +74,9 @@ def test_levels_are_painted_and_losses_stand_out():
     run = run_of(photo(), Script(lost_rows=2, outcome=common_pb2.OUTCOME_PARTIAL))
     painted = paint_levels(run)
     assert painted.shape == photo().shape
-    assert tuple(painted[0, 0]) == tuple(bytes.fromhex(LEVEL_COLOURS[0][1:]))
+    assert tuple(painted[0, 0]) == tuple(bytes.fromhex(level_colours(5)[0][1:]))
     assert tuple(painted[8, 60]) == tuple(bytes.fromhex(LOST_COLOUR[1:]))
-    assert tuple(painted[16, 60]) == tuple(bytes.fromhex(LEVEL_COLOURS[2][1:]))
+    assert tuple(painted[16, 60]) == tuple(bytes.fromhex(level_colours(5)[2][1:]))
 
 
 def test_the_overlay_is_grey_where_nothing_matters():

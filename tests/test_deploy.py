@@ -290,7 +290,16 @@ def test_series_follow_the_conventions():
         assert (kind == "counter") == name.endswith("_total"), name
         assert not re.search(r"_(ms|millis\w*|minutes|bits|kb|kib|mb|percent)(_|$)", name), name
         # Labels with few values: nothing that a client chooses.
-        assert labels <= {"outcome", "level", "stage", "grpc_type", "grpc_service", "grpc_method", "grpc_code"}, name
+        assert labels <= {
+            "outcome",
+            "codec",
+            "level",
+            "stage",
+            "grpc_type",
+            "grpc_service",
+            "grpc_method",
+            "grpc_code",
+        }, name
 
 
 # ---- the document ---------------------------------------------------------------------------------

@@ -21,9 +21,9 @@ from evaluation.transmission.photo import Photo
 from evaluation.transmission.stills import STILLS
 from evaluation.transmission.systems import CODECS
 from evaluation.transmission.tools import Settings, Tools
-from receiver.restoration import Restorer
-from shared.codec.ladder import load_ladder
+from receiver.codecs import load_receiver
 from shared.errors import InvalidInputError
+from transmitter.codecs import load_sender
 
 WIDTH, HEIGHT = 64, 48
 SETTINGS = Settings(avif_speed=10, judge=None)
@@ -34,7 +34,7 @@ REFERENCE = [(0.1, 27.0), (0.3, 30.5), (0.7, 34.0), (1.5, 38.5), (3.0, 43.0)]
 
 @pytest.fixture(scope="session")
 def models():
-    return load_ladder(), Restorer.load()
+    return {"ladder": load_sender("ladder")}, {"ladder": load_receiver("ladder")}
 
 
 @pytest.fixture

@@ -30,9 +30,9 @@ from evaluation.transmission.stills import Files, StillSender, avif, jpeg, jxl, 
 from evaluation.transmission.strips import draw_strips
 from evaluation.transmission.systems import CODECS, DEFAULT_SYSTEMS, known, parse_systems
 from evaluation.transmission.tools import Settings, Tools
-from receiver.restoration import Restorer
-from shared.codec.ladder import load_ladder
+from receiver.codecs import load_receiver
 from shared.errors import InvalidInputError
+from transmitter.codecs import load_sender
 from transmitter.relevance import Relevance
 
 WIDTH, HEIGHT = 96, 64
@@ -61,7 +61,7 @@ class ByColour:
 
 @pytest.fixture(scope="session")
 def models():
-    return load_ladder(), Restorer.load()
+    return {"ladder": load_sender("ladder")}, {"ladder": load_receiver("ladder")}
 
 
 @pytest.fixture
@@ -273,7 +273,7 @@ def test_where_nothing_was_found_nothing_is_blurred(tools):
 @pytest.mark.parametrize("strategy", ["rate-distortion", "greedy", "vit-sc"])
 def test_our_path_stays_within_the_budget(tools, strategy):
     photo, question = scene(tools)
-    sender = PatchSender(photo, Relevance(question.mask.astype(np.float32), present=True), strategy)
+    sender = PatchSender(photo, Relevance(question.mask.astype(np.float32), present=True), "ladder", strategy)
     outcome = sender.send(1000)
     assert outcome.fits
     assert 900 < outcome.wire_bytes <= 1000
@@ -284,13 +284,14 @@ def test_our_path_stays_within_the_budget(tools, strategy):
 
 def test_our_path_is_exact_given_enough_bytes(tools):
     photo, question = scene(tools)
-    outcome = PatchSender(photo, Relevance(question.mask.astype(np.float32), present=True), "greedy").send(40_000)
+    relevance = Relevance(question.mask.astype(np.float32), present=True)
+    outcome = PatchSender(photo, relevance, "ladder", "greedy").send(40_000)
     assert (outcome.picture == photo.image).all()
 
 
 def test_where_the_headers_do_not_fit_nothing_is_sent(tools):
     photo, question = scene(tools)
-    outcome = PatchSender(photo, Relevance(question.mask.astype(np.float32), present=True), "greedy").send(20)
+    outcome = PatchSender(photo, Relevance(question.mask.astype(np.float32), present=True), "ladder", "greedy").send(20)
     assert (outcome.wire_bytes, outcome.fits) == (0, False)
     assert np.ptp(outcome.picture) == 0
 

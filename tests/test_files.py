@@ -4,18 +4,20 @@ import itertools
 
 import numpy as np
 import pytest
-from fakes import MeanCodec
+from fakes import MeanCodec, mean_sender
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from receiver_fakes import FakeRestorer
 
 from client.files import decode_file, encode_exactly, encode_within, stream_header
+from receiver.ladder_receiver import LadderReceiver
 from shared.codec.identity import stream_weights_hash
+from shared.codec.ladder_order import sending_order
 from shared.container import FILE_ID, FRAME_BYTES, read_frames, write_frames
 from shared.errors import BudgetTooSmallError, StreamError
 from shared.level_map import decode_level_map, encode_level_map
 from shared.levels import LEVEL_BYTES, RAW
-from shared.packets import LADDER_CODEC, PACKET_HEADER_BYTES, Packet, PacketKind, StreamHeader, sending_order
+from shared.packets import LADDER_CODEC, PACKET_HEADER_BYTES, Packet, PacketKind, StreamHeader
 from shared.patches import PatchGrid
 from transmitter.pipeline import StageClock
 
@@ -35,19 +37,18 @@ def _picture(width, height, seed=0, noise=40):
     return np.clip(smooth + random.normal(0, noise, smooth.shape), 0, 255).astype(np.uint8)
 
 
-def _within(image, limit_bytes, importance=None):
+def _within(image, limit_bytes, importance=None, clock=None):
     if importance is None:
         importance = np.random.default_rng(1).random(PatchGrid.of(image).count).astype(np.float32)
-    settings = {"codec_number": LADDER_CODEC, "limit_bytes": limit_bytes, "clock": _clock()}
-    return encode_within(image, importance, MeanCodec(), **settings)
+    return encode_within(image, importance, mean_sender(), limit_bytes=limit_bytes, clock=clock or _clock())
 
 
 def _exactly(image):
-    return encode_exactly(image, MeanCodec(), codec_number=LADDER_CODEC, clock=_clock())
+    return encode_exactly(image, mean_sender(), clock=_clock())
 
 
 def _decoded(data):
-    return decode_file(read_frames(data), MeanCodec(), FakeRestorer(), _clock())
+    return decode_file(read_frames(data), LadderReceiver(MeanCodec(), FakeRestorer()), _clock())
 
 
 _IMAGE = _picture(80, 64)
@@ -102,8 +103,8 @@ def test_lossless_is_exact(width, height, seed):
 
 def test_the_stages_are_timed_by_the_given_clock():
     clock = _clock()
-    file = encode_exactly(_IMAGE, MeanCodec(), codec_number=LADDER_CODEC, clock=clock)
-    decode_file(read_frames(file.data), MeanCodec(), FakeRestorer(), clock)
+    file = _within(_IMAGE, 3000, clock=clock)
+    decode_file(read_frames(file.data), LadderReceiver(MeanCodec(), FakeRestorer()), clock)
     assert set(clock.seconds) == {"encode", "allocate", "pack", "assemble", "decode", "restore"}
 
 
@@ -227,7 +228,7 @@ def test_other_weights_are_refused():
     other = MeanCodec()
     other.weights_hash = b"else"
     with pytest.raises(StreamError, match="not known here"):
-        decode_file(read_frames(_FILE.data), other, FakeRestorer(), _clock())
+        decode_file(read_frames(_FILE.data), LadderReceiver(other, FakeRestorer()), _clock())
 
 
 def test_the_order_of_a_file_is_that_of_sending():

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared.codec.ladder_order import packet_runs, sending_order, stream_bytes
 from shared.errors import PacketError, StreamError
 from shared.levels import LEVEL_BYTES
 from shared.packets import (
@@ -15,10 +16,7 @@ from shared.packets import (
     Packet,
     PacketKind,
     StreamHeader,
-    packet_runs,
     section_bytes,
-    sending_order,
-    stream_bytes,
 )
 from shared.patches import PatchGrid
 from shared.reports import Report, ReportOutcome

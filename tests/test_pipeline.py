@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import skimage.data
-from fakes import LeftHalf, MeanCodec
+from fakes import LeftHalf, mean_sender
 
 from shared.errors import InvalidInputError
 from shared.patches import PatchGrid
@@ -29,7 +29,7 @@ class Asked(LeftHalf):
 
 def _pipeline(extractor=None):
     extractor = extractor or LeftHalf()
-    return Pipeline(MeanCodec(), {extractor.name: extractor})
+    return Pipeline({"ladder": mean_sender()}, {extractor.name: extractor})
 
 
 def _clock():

@@ -9,14 +9,21 @@ from shared.codec.contract import EncodedPatches
 from shared.errors import BudgetTooSmallError
 from shared.level_map import decode_level_map
 from shared.levels import LEVEL_BYTES, RAW
-from shared.packets import LADDER_CODEC, Packet, PacketKind
+from shared.packets import Packet, PacketKind
 from shared.patches import PatchGrid, split
+from transmitter import ladder_planning
+from transmitter.ladder_planning import LadderPlan
+from transmitter.ladder_sender import filled
 from transmitter.packing import pack
-from transmitter.planning import PlanRequest, make_plan
+from transmitter.planning import PlanRequest
 
 
 def _request(budget_bytes: int, packet_bytes: int = 1200, strategy: str = "rate-distortion") -> PlanRequest:
-    return PlanRequest(LADDER_CODEC, b"abcd", budget_bytes, packet_bytes, strategy)
+    return PlanRequest(budget_bytes, packet_bytes, strategy)
+
+
+def make_plan(image: np.ndarray, importance: np.ndarray, errors: np.ndarray, request: PlanRequest) -> LadderPlan:
+    return ladder_planning.make_plan(image, importance, errors, request, b"abcd")
 
 
 def _errors(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
@@ -59,9 +66,11 @@ def test_wire_bytes_never_exceed_the_budget(seed, kind, width, height, share, pa
         assert budget < 300
         return
     payloads = tuple(np.zeros((grid.count, size), np.uint8) for size in LEVEL_BYTES)
-    packets = pack(plan, EncodedPatches(payloads, np.zeros((grid.count, 5), np.float32)), 7)
+    whole = filled(plan, EncodedPatches(payloads, np.zeros((grid.count, 5), np.float32)))
+    packets = pack(whole, 7)
     sent = sum(map(len, packets))
-    assert sent == plan.wire_bytes <= budget
+    assert sent == plan.wire_bytes == whole.wire_bytes <= budget
+    assert whole.content_bytes == plan.content_bytes
     assert max(map(len, packets)) <= packet_bytes
     everything_raw = (plan.levels == RAW).all()
     # A packet's header is the one thing that cannot be split: where it does not fit, its bytes stay unused.
@@ -98,7 +107,7 @@ def test_packets_carry_patches_in_order_of_level():
     errors = _errors(image, random)
     plan = make_plan(image, random.random(400).astype(np.float32), errors, _request(12_000, 500))
     payloads = tuple(np.full((400, size), level, np.uint8) for level, size in enumerate(LEVEL_BYTES))
-    packets = [Packet.from_bytes(data) for data in pack(plan, EncodedPatches(payloads, errors), 9)]
+    packets = [Packet.from_bytes(data) for data in pack(filled(plan, EncodedPatches(payloads, errors)), 9)]
     bodies = b"".join(packet.body for packet in packets if packet.kind is PacketKind.PATCHES)
     assert bytes(sorted(bodies, reverse=True)) == bodies
     assert {packet.transmission_id for packet in packets} == {9}

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from prometheus_client import CollectorRegistry
-from receiver_fakes import ID, WEIGHTS, FakeCodec, FakeRestorer, Sent, sent
+from receiver_fakes import ID, FakeCodec, Sent, receivers, sent
 
 from receiver.__main__ import main
 from receiver.config import ReceiverConfig
@@ -84,7 +84,7 @@ async def requests(*messages: list[bytes]) -> AsyncIterator[receiver_pb2.Receive
 async def running(codec: Any = None, **settings: Any) -> AsyncIterator[Receiver]:
     config = ReceiverConfig(listen="127.0.0.1:0", grace_s=1.0, **settings)
     registry = CollectorRegistry()
-    service = receiver_service(config, codec or FakeCodec(), FakeRestorer(), registry=registry)
+    service = receiver_service(config, receivers(codec), registry=registry)
     async with service as address, grpc.aio.insecure_channel(address, options=LINK_OPTIONS) as channel:
         yield Receiver(address, channel, registry)
 
@@ -264,8 +264,8 @@ async def test_pictures_that_wait_for_a_thread_do_not_hold_up_the_end() -> None:
             return super().decode(level, payload)
 
     metrics = ReceiverMetrics(CollectorRegistry())
-    store = Store(10, 10**7, 60.0, WEIGHTS)
-    maker = PictureMaker(Waiting(), FakeRestorer(), store, metrics, time.monotonic)
+    store = Store(10, 10**7, 60.0, receivers(Waiting()))
+    maker = PictureMaker(store, metrics, time.monotonic)
     everything = [sent(number, levels=np.ones(SENT.grid.count, np.uint8)).packets for number in range(5)]
     entries = [entry for packets in everything for data in packets if (entry := take(store, metrics, data))]
     async with asyncio.timeout(_TIMEOUT_S):
@@ -406,7 +406,7 @@ async def test_metrics(receiver: Receiver) -> None:
 async def test_address_in_use(receiver: Receiver) -> None:
     config = ReceiverConfig(listen=receiver.address)
     with pytest.raises(InvalidInputError, match="listen"):
-        async with receiver_service(config, FakeCodec(), FakeRestorer(), registry=CollectorRegistry()):
+        async with receiver_service(config, receivers(), registry=CollectorRegistry()):
             pass
 
 
@@ -414,7 +414,7 @@ def test_absent_weights_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent() -> None:
         raise WeightsError("ladder.safetensors: cannot be read")
 
-    monkeypatch.setattr("receiver.__main__.load_ladder", absent)
+    monkeypatch.setattr("shared.codec.ladder.load_ladder", absent)
     result = CliRunner().invoke(main, [])
     assert result.exit_code == 2
     assert result.output == "error: ladder.safetensors: cannot be read\n"
@@ -427,12 +427,11 @@ def test_command_line_starts_and_drains(monkeypatch: pytest.MonkeyPatch) -> None
         async with context as address:
             print(json.dumps({"service": name, "listen": address}))
 
-    def service(config: ReceiverConfig, codec: Any, restorer: Any) -> Any:
+    def service(config: ReceiverConfig, codecs: Any) -> Any:
         seen.append(config)
-        return receiver_service(config, codec, restorer)
+        return receiver_service(config, codecs)
 
-    monkeypatch.setattr("receiver.__main__.load_ladder", FakeCodec)
-    monkeypatch.setattr("receiver.__main__.Restorer.load", FakeRestorer)
+    monkeypatch.setattr("receiver.__main__.load_receivers", receivers)
     monkeypatch.setattr("receiver.__main__.serve_until_signal", stop_at_once)
     monkeypatch.setattr("receiver.__main__.receiver_service", service)
     threads: list[int] = []

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
-from receiver_fakes import ID, WEIGHTS, Sent, sent
+from receiver_fakes import ID, Sent, receivers, sent
 
 from receiver.ingest import MAX_OPEN, StreamIngest
 from receiver.metrics import PACKET_OUTCOMES, ReceiverMetrics
@@ -22,7 +22,7 @@ OTHER = sent(0x12345678, seed=1)
 
 
 def store(max_transmissions: int = 3, max_bytes: int = 10_000_000, idle_s: float = 60.0) -> Store:
-    return Store(max_transmissions, max_bytes, idle_s, WEIGHTS)
+    return Store(max_transmissions, max_bytes, idle_s, receivers())
 
 
 def admit(kept: Store, number: int, now: float, *, ended: bool = False) -> Entry:
@@ -254,13 +254,18 @@ def test_levels_are_counted(stream: Stream) -> None:
     stream.feed(SENT.packets[:-1])
     stream.ingest.end()
     planned = np.bincount(SENT.levels, minlength=len(LEVEL_BYTES))
-    assert stream.value("patches_total", level="0", outcome="skipped") == planned[0]
-    received = [stream.value("patches_total", level=str(level), outcome="received") for level in range(1, 5)]
-    lost = [stream.value("patches_total", level=str(level), outcome="lost") for level in range(1, 5)]
+    assert stream.value("patches_total", codec="ladder", level="0", outcome="skipped") == planned[0]
+
+    def patches(outcome: str) -> list[float]:
+        return [
+            stream.value("patches_total", codec="ladder", level=str(level), outcome=outcome) for level in range(1, 5)
+        ]
+
+    received, lost = patches("received"), patches("lost")
     assert sum(lost) > 0
     assert (np.add(received, lost) == planned[1:]).all()
     for level in range(1, 5):
-        wire = stream.value("received_level_bytes_total", level=str(level))
+        wire = stream.value("received_level_bytes_total", codec="ladder", level=str(level))
         assert wire == received[level - 1] * LEVEL_BYTES[level]
 
 

@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import grpc
 import pytest
 import skimage.data
-from fakes import FakeChannel, LeftHalf, MeanCodec, serving
+from fakes import FakeChannel, LeftHalf, mean_sender, serving
 from google.rpc import error_details_pb2, status_pb2
 
 from shared.packets import Packet
@@ -28,7 +28,7 @@ async def _stub(channel=None, **settings):
             add = channel_pb2_grpc.add_ChannelServiceServicer_to_server
             address = await stack.enter_async_context(serving(lambda server: add(channel, server)))
         config = TransmitterConfig(listen="127.0.0.1:0", channel=address, grace_s=0, **settings)
-        pipeline = Pipeline(MeanCodec(), {"left-half": LeftHalf()})
+        pipeline = Pipeline({"ladder": mean_sender()}, {"left-half": LeftHalf()})
         listening = await stack.enter_async_context(transmitter(config, pipeline))
         yield transmitter_pb2_grpc.TransmitterServiceStub(
             await stack.enter_async_context(grpc.aio.insecure_channel(listening))

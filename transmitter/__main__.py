@@ -15,12 +15,14 @@ import click
 import numpy as np
 import torch
 
-from shared.codec.ladder import load_ladder
+from shared.codec.registry import CODECS
 from shared.errors import InvalidInputError, MmscError
-from shared.patches import split
+from shared.packets import DEFAULT_PACKET_BYTES
 from shared.service import serve_until_signal
+from transmitter.codecs import load_sender
 from transmitter.config import TransmitterConfig
 from transmitter.pipeline import Pipeline
+from transmitter.planning import PlanRequest
 from transmitter.relevance import EXTRACTORS, load_extractor
 from transmitter.server import transmitter
 
@@ -42,6 +44,9 @@ def _named(_context: click.Context, _option: click.Parameter, text: str) -> tupl
     callback=_named,
     metavar="NAME,...",
     help=f"Relevance extractors to load, the first is the default; there are: {', '.join(EXTRACTORS)}.",
+)
+@click.option(
+    "--codec", type=click.Choice(list(CODECS)), default=_DEFAULTS.codec, help="Codec of requests that name none."
 )
 @click.option("--device", default=_DEFAULTS.device, help="Where relevance is computed: cpu, cuda, cuda:1...")
 @click.option("--relevance-weights", type=click.Path(path_type=Path), help="Weights of the embedded extractor.")
@@ -80,11 +85,13 @@ def _pipeline(config: TransmitterConfig, weights: Mapping[str, Path | None]) -> 
     extractors = {
         name: load_extractor(name, device=config.device, weights=weights.get(name)) for name in config.extractors
     }
-    pipeline = Pipeline(load_ladder(), extractors)
+    codecs = {name: load_sender(name) for name in dict.fromkeys((config.codec, *CODECS))}
+    pipeline = Pipeline(codecs, extractors)
     blank = np.zeros((64, 64, 3), np.uint8)
     for extractor in extractors.values():
         extractor(blank, "warm up")
-    pipeline.codec.encode(split(blank))
+    for codec in codecs.values():
+        codec.prepare(blank).plan(np.zeros(64, np.float32), PlanRequest(blank.nbytes, DEFAULT_PACKET_BYTES))
     return pipeline
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from shared.codec.registry import DEFAULT_CODEC
 from shared.service import ServiceConfig
 from transmitter.relevance.registry import DEFAULT_EXTRACTOR
 
@@ -18,6 +19,9 @@ class TransmitterConfig(ServiceConfig):
 
     extractors: tuple[str, ...] = (DEFAULT_EXTRACTOR,)
     """Names of the relevance extractors to load; the first is the default."""
+
+    codec: str = DEFAULT_CODEC
+    """Name of the codec of requests that name none."""
 
     device: str = "cpu"
     """Where relevance is computed: "cpu", "cuda", "cuda:1"..."""

@@ -8,12 +8,12 @@ from typing import Final
 import numpy as np
 
 from shared.errors import InvalidInputError
-from shared.levels import LEVEL_BYTES
 from shared.pictures import png_bytes
 from shared.reports import Report
 from shared.stubs.mmsc.v1 import channel_pb2, common_pb2, transmitter_pb2
 from transmitter.budget import Budget
 from transmitter.pipeline import Job, PlanStage, RelevanceStage
+from transmitter.planning import Plan
 
 _STRATEGIES: Final = {
     transmitter_pb2.ALLOCATION_UNSPECIFIED: "rate-distortion",
@@ -39,6 +39,7 @@ def job_from(request: transmitter_pb2.TransmitRequest, transmission_id: int) -> 
         packet_bytes=options.packet_bytes or job.packet_bytes,
         extractor=options.extractor,
         relevance_png=options.relevance_png,
+        codec=options.codec,
     )
 
 
@@ -76,16 +77,18 @@ def plan_message(stage: PlanStage, transmission_id: str, *, with_map: bool) -> t
         packets=len(stage.packets),
         width=header.grid.width,
         height=header.grid.height,
-        levels=_level_counts(stage.plan.level_counts.tolist()),
+        levels=_level_counts(stage.plan),
         level_map_bytes=len(header.level_map),
         elapsed_s=stage.elapsed_s,
         level_map_png=png_bytes(level_map) if with_map else b"",
         spread_by_content=stage.spread_by_content,
+        codec=stage.plan.codec.name,
+        content_bytes=stage.plan.content_bytes,
     )
 
 
-def _level_counts(counts: list[int]) -> list[common_pb2.LevelCount]:
-    sizes = zip(LEVEL_BYTES, counts, strict=True)
+def _level_counts(plan: Plan) -> list[common_pb2.LevelCount]:
+    sizes = zip(plan.codec.patch_bytes, plan.level_counts.tolist(), strict=True)
     return [
         common_pb2.LevelCount(level=level, patch_bytes=size, patches=count) for level, (size, count) in enumerate(sizes)
     ]

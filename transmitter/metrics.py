@@ -4,7 +4,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from shared.levels import LEVEL_BYTES
+from shared.codec.registry import ALL_LEVELS, CODECS
 from shared.telemetry import LATENCY_BUCKETS_S
 from transmitter.planning import Plan
 
@@ -34,10 +34,13 @@ class TransmitterMetrics:
         )
         self.active = Gauge("mmsc_transmitter_active_transmissions", "Transmissions under way.", registry=registry)
         self._level_bytes = Counter(
-            "mmsc_transmitter_level_bytes_total", "Patch bytes planned, by level.", ("level",), registry=registry
+            "mmsc_transmitter_level_bytes_total",
+            "Patch bytes planned, by level where patches of one level have one size.",
+            ("codec", "level"),
+            registry=registry,
         )
         self._patches = Counter(
-            "mmsc_transmitter_patches_total", "Patches planned, by level.", ("level",), registry=registry
+            "mmsc_transmitter_patches_total", "Patches planned, by level.", ("codec", "level"), registry=registry
         )
         self._overhead_bytes = Counter(
             "mmsc_transmitter_overhead_bytes_total", "Bytes planned besides patches.", registry=registry
@@ -49,14 +52,20 @@ class TransmitterMetrics:
         """Rates need a first value: a series that appears with its first event hides that event."""
         for outcome in OUTCOMES:
             self.transmissions.labels(outcome)
-        for level in range(len(LEVEL_BYTES)):
-            self._patches.labels(str(level))
-            self._level_bytes.labels(str(level))
+        for codec in CODECS.values():
+            for level in range(codec.levels):
+                self._patches.labels(codec.name, str(level))
+            for label in codec.byte_labels:
+                self._level_bytes.labels(codec.name, label)
 
     def planned(self, plan: Plan, budget_bytes: int) -> None:
         """Counts a plan that is about to be sent."""
-        for level, count in enumerate(plan.level_counts):
-            self._patches.labels(str(level)).inc(int(count))
-            self._level_bytes.labels(str(level)).inc(int(count) * LEVEL_BYTES[level])
+        codec = plan.codec
+        for level, count in enumerate(plan.level_counts.tolist()):
+            self._patches.labels(codec.name, str(level)).inc(count)
+            if codec.sized:
+                self._level_bytes.labels(codec.name, str(level)).inc(count * codec.patch_bytes[level])
+        if not codec.sized:
+            self._level_bytes.labels(codec.name, ALL_LEVELS).inc(plan.content_bytes)
         self._overhead_bytes.inc(plan.wire_bytes - plan.content_bytes)
         self._budget_bytes.inc(budget_bytes)

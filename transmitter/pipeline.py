@@ -2,8 +2,8 @@
 
 ```
 upload ─► read_picture ─► extractor ─► patch_importance ─┐
-              │                                          ├─► make_plan ─► pack ─► channel
-              └────────► split ─► codec.encode ──────────┘
+              │                                          ├─► plan ─► pack ─► channel
+              └────────► codec.prepare ──────────────────┘
 ```
 Every stage is a plain function of arrays and bytes; clocks come in from outside, sockets stay in `server.py`.
 """
@@ -15,16 +15,15 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from shared.arrays import Float32Array, UInt8Array
-from shared.codec.contract import PatchCodec
-from shared.codec.identity import stream_weights_hash
+from shared.codec.registry import codec_named
 from shared.errors import InvalidInputError
-from shared.packets import DEFAULT_PACKET_BYTES, LADDER_CODEC, MAX_PACKET_BYTES, MIN_PACKET_BYTES
-from shared.patches import PatchGrid, split
+from shared.packets import DEFAULT_PACKET_BYTES, MAX_PACKET_BYTES, MIN_PACKET_BYTES
+from shared.patches import PatchGrid
 from shared.pictures import read_picture, read_relevance
 from transmitter.budget import Budget
 from transmitter.importance import patch_importance
 from transmitter.packing import pack
-from transmitter.planning import STRATEGIES, Plan, PlanRequest, make_plan
+from transmitter.planning import RATE_DISTORTION, STRATEGY_NAMES, Plan, PlanRequest, SenderCodec
 from transmitter.relevance.contract import Relevance, RelevanceExtractor
 from transmitter.relevance.registry import EXTRACTORS
 
@@ -45,15 +44,17 @@ class Job:
     budget: Budget
     transmission_id: int
     """0 to 2**32 - 1."""
-    strategy: str = "rate-distortion"
+    strategy: str = RATE_DISTORTION
     packet_bytes: int = DEFAULT_PACKET_BYTES
     extractor: str = ""
     """Empty means the default one."""
     relevance_png: bytes = b""
     """The client's own map; empty means that the extractor is asked."""
+    codec: str = ""
+    """Empty means the default one."""
 
     def __post_init__(self) -> None:
-        if self.strategy not in STRATEGIES:
+        if self.strategy not in STRATEGY_NAMES:
             raise InvalidInputError("options.allocation", f"unknown strategy {self.strategy!r}")
         if not MIN_PACKET_BYTES <= self.packet_bytes <= MAX_PACKET_BYTES:
             limits = f"{MIN_PACKET_BYTES} to {MAX_PACKET_BYTES}"
@@ -108,7 +109,8 @@ class StageClock:
 class Pipeline:
     """The stages' tools, shared by all jobs."""
 
-    codec: PatchCodec
+    codecs: Mapping[str, SenderCodec]
+    """By name; the first is the default."""
     extractors: Mapping[str, RelevanceExtractor]
     """By name; the first is the default."""
 
@@ -121,8 +123,12 @@ class Pipeline:
             clock: where the stages' times go.
 
         Raises:
-            InvalidInputError: the picture, the map, the extractor or the budget is unusable.
+            InvalidInputError: the picture, the map, the extractor, the codec or the budget is unusable.
         """
+        codec = self.codec(job.codec)
+        if job.strategy not in codec.strategies:
+            reason = f"the {codec.entry.name} codec has no {job.strategy!r}, but {', '.join(codec.strategies)}"
+            raise InvalidInputError("options.allocation", reason)
         with clock.stage("decode"):
             image = read_picture(job.image)
             budget_bytes = job.budget.wire_bytes(PatchGrid.of(image), rate_bps)
@@ -130,15 +136,12 @@ class Pipeline:
             name, relevance = self.relevance(image, job)
         yield RelevanceStage(name, relevance, clock.total_s)
         with clock.stage("encode"):
-            encoded = self.codec.encode(split(image))
+            prepared = codec.prepare(image)
         with clock.stage("allocate"):
-            request = PlanRequest(
-                LADDER_CODEC, stream_weights_hash(self.codec), budget_bytes, job.packet_bytes, job.strategy
-            )
             importance = importance_of(relevance)
-            plan = make_plan(image, importance, encoded.errors, request)
+            plan = prepared.plan(importance, PlanRequest(budget_bytes, job.packet_bytes, job.strategy))
         with clock.stage("pack"):
-            packets = pack(plan, encoded, job.transmission_id)
+            packets = pack(plan, job.transmission_id)
         yield PlanStage(plan, budget_bytes, packets, not importance.any(), clock.total_s)
 
     def relevance(self, image: UInt8Array, job: Job) -> tuple[str, Relevance]:
@@ -151,6 +154,21 @@ class Pipeline:
             return CLIENT_MAP, Relevance(read_relevance(job.relevance_png, PatchGrid.of(image)), present=True)
         extractor = self.extractor(job.extractor)
         return extractor.name, extractor(image, job.query[:MAX_QUERY_CHARACTERS])
+
+    def codec(self, name: str, field: str = "options.codec") -> SenderCodec:
+        """A loaded codec.
+
+        Args:
+            name: empty means the default one.
+            field: the request's field, for the error.
+
+        Raises:
+            InvalidInputError: there is no such codec, or it is not loaded.
+        """
+        name = name or next(iter(self.codecs))
+        if name not in self.codecs:
+            raise InvalidInputError(field, f"{codec_named(name, field).name!r} is not loaded")
+        return self.codecs[name]
 
     def extractor(self, name: str, field: str = "options.extractor") -> RelevanceExtractor:
         """A loaded extractor.

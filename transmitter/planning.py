@@ -1,38 +1,50 @@
-"""Planning: solves for the levels whose every byte on the wire fits the budget, and spends what is left over.
+"""Plans, and what a codec's sending half must offer to make them; pipeline, packets and events know no more.
 
-The wire carries packet headers, the stream header with its sketch and level map, and the patches. The size of the
-coded level map follows from the levels, so the planner searches for the content bytes that leave just enough room,
-and the sketch takes the last odd bytes.
+```
+picture ─► SenderCodec.prepare ─► PreparedPicture ─┐
+importance, PlanRequest ───────────────────────────┴─► plan ─► Plan: header, levels, bodies ─► pack ─► packets
+```
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Final
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Final, Protocol
 
 import numpy as np
 
 from shared.arrays import Float32Array, Int64Array, UInt8Array
-from shared.errors import BudgetTooSmallError
-from shared.level_map import encode_level_map
-from shared.levels import LEVEL_BYTES, RAW
-from shared.packets import PACKET_HEADER_BYTES, StreamHeader, stream_bytes
-from shared.patches import PatchGrid, split
-from shared.sketch import MAX_SKETCH_BYTES, decode_sketch, encode_sketch
-from transmitter.allocation import Allocator, greedy, rate_distortion
-from transmitter.vit_sc import vit_sc
+from shared.codec.registry import CodecEntry, codec_numbered
+from shared.packets import PACKET_HEADER_BYTES, StreamHeader
 
-STRATEGIES: Final[dict[str, Callable[[Float32Array, Float32Array], Allocator]]] = {
-    "rate-distortion": rate_distortion,
-    "greedy": greedy,
-    "vit-sc": vit_sc,
-}
-"""Allocation strategies by name: (importance, errors) -> allocator."""
+RATE_DISTORTION: Final = "rate-distortion"
+"""The strategy that every codec has: the most relevance-weighted reduction of error."""
 
-# Measured on 24 training photos at 1, 2 and 5 percent of raw: half of this share shows 0.2 dB less where it is
-# relevant and 0.4 dB less on the whole; more bytes than this no longer show.
-_SKETCH_SHARE: Final = 32
-_USUAL_SKETCH_BYTES: Final = 255
-_ROUNDS: Final = 16
+STRATEGY_NAMES: Final = (RATE_DISTORTION, "greedy", "vit-sc")
+"""How a budget may be spread over the patches; which of them a codec has, it says itself."""
+
+
+@dataclass(frozen=True)
+class PlanRequest:
+    """What a plan is made for."""
+
+    budget_bytes: int
+    """Bytes that may cross the channel, everything counted."""
+    packet_bytes: int
+    """Largest packet, its header of PACKET_HEADER_BYTES included."""
+    strategy: str = RATE_DISTORTION
+    """One of the codec's strategies."""
+    frame_bytes: int = 0
+    """What a container puts before each packet; counts against the budget."""
+
+
+@dataclass(frozen=True)
+class Body:
+    """What one PATCHES packet carries."""
+
+    position: int
+    """Ordinal of its first patch in sending order."""
+    content: bytes
+    """At most `packet_bytes - PACKET_HEADER_BYTES`."""
 
 
 @dataclass(frozen=True)
@@ -42,125 +54,102 @@ class Plan:
     header: StreamHeader
     levels: UInt8Array
     """(patches,) in raster order."""
+    bodies: tuple[Body, ...]
+    """In the order of sending."""
     packet_bytes: int
     """Largest packet."""
     frame_bytes: int = 0
     """What a container puts before each packet."""
 
     @property
+    def codec(self) -> CodecEntry:
+        """The codec that the header names."""
+        return codec_numbered(self.header.codec)
+
+    @property
     def level_counts(self) -> Int64Array:
         """(levels,) patches at each level."""
-        return np.bincount(self.levels, minlength=len(LEVEL_BYTES))
+        return np.bincount(self.levels, minlength=self.codec.levels)
 
     @property
     def content_bytes(self) -> int:
         """Bytes of the patches alone."""
-        return int(self.level_counts @ np.asarray(LEVEL_BYTES))
+        return sum(len(body.content) for body in self.bodies)
 
     @property
     def wire_bytes(self) -> int:
         """Every byte that the plan puts on the channel."""
-        return stream_bytes(len(self.header.to_bytes()), self.level_counts, self.packet_bytes, self.frame_bytes)
+        return wire_bytes(len(self.header.to_bytes()), [len(body.content) for body in self.bodies], self)
 
 
-@dataclass(frozen=True)
-class PlanRequest:
-    """What a plan is made for."""
+class Packaging(Protocol):
+    """What says how much a packet takes beyond its content: a plan, or the request for one."""
 
-    codec: int
-    """Number of the codec, for the stream header."""
-    weights_hash: bytes
-    """4 bytes, likewise."""
-    budget_bytes: int
-    """Bytes that may cross the channel, everything counted."""
-    packet_bytes: int
-    """Largest packet."""
-    strategy: str = "rate-distortion"
-    """A key of STRATEGIES."""
-    frame_bytes: int = 0
-    """What a container puts before each packet; counts against the budget."""
+    @property
+    def packet_bytes(self) -> int:
+        """Largest packet."""
+        ...
+
+    @property
+    def frame_bytes(self) -> int:
+        """What a container puts before each packet."""
+        ...
 
 
-def make_plan(image: UInt8Array, importance: Float32Array, errors: Float32Array, request: PlanRequest) -> Plan:
-    """Finds the levels that make the most of a budget.
+def wire_bytes(header_section_bytes: int, body_bytes: Collection[int], packaging: Packaging) -> int:
+    """Bytes on the channel of a header section and of bodies, with what goes around them.
 
     Args:
-        image: (height, width, 3) RGB.
-        importance: (patches,), 0 to 1.
-        errors: (patches, levels) sum of squared errors after decoding; column 0 is replaced by what skipping costs.
-        request: budget and strategy.
-
-    Returns:
-        A plan with `wire_bytes <= request.budget_bytes`.
-
-    Raises:
-        BudgetTooSmallError: not even the stream header fits.
+        header_section_bytes: of `StreamHeader.to_bytes`.
+        body_bytes: of each body.
+        packaging: how they are packed.
     """
-    empty = _empty_plan(image, request)
-    costs = errors.copy()
-    costs[:, 0] = skip_errors(image, empty.header.sketch, empty.header.grid)
-    allocator = STRATEGIES[request.strategy](importance, costs)
-    return _with_last_bytes(image, _fullest(empty, allocator, request.budget_bytes), request.budget_bytes)
+    header_packets = -(-header_section_bytes // (packaging.packet_bytes - PACKET_HEADER_BYTES))
+    around = (header_packets + len(body_bytes)) * (PACKET_HEADER_BYTES + packaging.frame_bytes)
+    return header_section_bytes + sum(body_bytes) + around
 
 
-def skip_errors(image: UInt8Array, sketch: bytes, grid: PatchGrid) -> Float32Array:
-    """(patches,) sum of squared errors of each patch where only the sketch is shown."""
-    difference = split(image).astype(np.int32) - decode_sketch(sketch, grid)
-    return np.asarray(np.einsum("pijc,pijc->p", difference, difference), np.float32)
+class PreparedPicture(Protocol):
+    """A picture on its way through a codec, with all that its plans share computed."""
+
+    def plan(self, importance: Float32Array, request: PlanRequest) -> Plan:
+        """Makes the most of a budget.
+
+        Args:
+            importance: (patches,), 0 to 1; 0 everywhere lets content alone decide.
+            request: budget, packets and strategy.
+
+        Returns:
+            A plan with `wire_bytes <= request.budget_bytes`.
+
+        Raises:
+            BudgetTooSmallError: not even the stream header fits.
+        """
+        ...
 
 
-def _empty_plan(image: UInt8Array, request: PlanRequest) -> Plan:
-    """Everything skipped: only the headers and the sketch."""
-    grid = PatchGrid.of(image)
-    header = StreamHeader(request.codec, request.weights_hash, grid, b"", b"", 0)
-    skipped = np.zeros(grid.count, np.uint8)
-    bare = _with_levels(Plan(header, skipped, request.packet_bytes, request.frame_bytes), skipped)
-    if bare.wire_bytes > request.budget_bytes:
-        least = f"{request.budget_bytes} bytes, where the headers alone take {bare.wire_bytes}"
-        raise BudgetTooSmallError("budget", least)
-    usual = min(_USUAL_SKETCH_BYTES, request.budget_bytes // _SKETCH_SHARE, request.budget_bytes - bare.wire_bytes)
-    return _with_sketch(bare, image, usual)
+class SenderCodec(Protocol):
+    """The sending half of a codec."""
 
+    @property
+    def entry(self) -> CodecEntry:
+        """Its name, number and levels."""
+        ...
 
-def _with_levels(plan: Plan, levels: UInt8Array) -> Plan:
-    table, level_map = encode_level_map(levels, plan.header.grid)
-    header = replace(plan.header, level_map=level_map, level_map_table=table)
-    return replace(plan, header=header, levels=levels)
+    @property
+    def weights_hash(self) -> bytes:
+        """4 bytes that the stream header carries: they differ where what the receiver must have differs."""
+        ...
 
+    @property
+    def strategies(self) -> Collection[str]:
+        """Those of STRATEGY_NAMES that it has."""
+        ...
 
-def _with_sketch(plan: Plan, image: UInt8Array, size_bytes: int) -> Plan:
-    return replace(plan, header=replace(plan.header, sketch=encode_sketch(image, size_bytes)))
+    def prepare(self, image: UInt8Array) -> PreparedPicture:
+        """Computes what all plans of a picture, (height, width, 3) RGB, have in common."""
+        ...
 
-
-def _fullest(empty: Plan, allocator: Allocator, budget_bytes: int) -> Plan:
-    """The fullest plan within the budget that a few rounds of search find."""
-    best = empty
-    low, high = 0, budget_bytes
-    content = budget_bytes - empty.wire_bytes
-    for _ in range(_ROUNDS):
-        plan = _with_levels(empty, allocator.levels_within(content))
-        slack = budget_bytes - plan.wire_bytes
-        if slack < 0:
-            high = content - 1
-        else:
-            low = content
-            best = plan if plan.wire_bytes > best.wire_bytes else best
-        # What headers and level map took this time is the best guess of what they will take next time.
-        following = min(max(plan.content_bytes + slack, low), high)
-        if following == content or low >= high:
-            break
-        content = following
-    return best
-
-
-def _with_last_bytes(image: UInt8Array, plan: Plan, budget_bytes: int) -> Plan:
-    """Spends the bytes that no upgrade fits into on a finer sketch."""
-    if plan.level_counts[RAW] == len(plan.levels):
-        return _with_sketch(plan, image, 0)
-    left = budget_bytes - plan.wire_bytes
-    for size in (left, left - PACKET_HEADER_BYTES - plan.frame_bytes):
-        longer = _with_sketch(plan, image, min(len(plan.header.sketch) + max(size, 0), MAX_SKETCH_BYTES))
-        # One more byte may open one more packet.
-        if longer.wire_bytes <= budget_bytes:
-            return longer
-    return plan
+    def plan_exactly(self, image: UInt8Array, *, packet_bytes: int, frame_bytes: int = 0) -> Plan:
+        """Puts every patch of a picture, (height, width, 3) RGB, at the exact level, whatever bytes that takes."""
+        ...

@@ -145,7 +145,9 @@ class TransmitterServicer(transmitter_pb2_grpc.TransmitterServiceServicer):
             version=version("mmsc"),
             extractors=extractors,
             default_extractor=extractors[0],
-            codec_weights=self._pipeline.codec.weights_hash.hex(),
+            codec_weights=self._pipeline.codec("").weights_hash.hex(),
+            codecs=list(self._pipeline.codecs),
+            default_codec=self._pipeline.codec("").entry.name,
             device=self._config.device,
         )
 

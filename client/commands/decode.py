@@ -10,10 +10,10 @@ import click
 from client.files import DecodedFile, decode_file, stream_header
 from client.inputs import read_input, write_output
 from client.progress import Waiting, waiting
+from receiver.codecs import load_receiver
 from shared.codec.registry import codec_numbered
 from shared.container import MAX_FILE_BYTES, read_frames
 from shared.errors import InvalidInputError, StreamError
-from shared.levels import LEVEL_BYTES
 from shared.pictures import png_bytes
 from transmitter.pipeline import StageClock
 
@@ -51,10 +51,8 @@ def _decoded(data: bytes, clock: StageClock, wait: Waiting) -> DecodedFile:
     contents = read_frames(data)
     entry = codec_numbered(stream_header(contents).codec)
     with clock.stage("load"):
-        from receiver.restoration import Restorer  # noqa: PLC0415
-
-        codec, restorer = entry.load(), Restorer.load()
-    return decode_file(contents, codec, restorer, clock)
+        codec = load_receiver(entry.name)
+    return decode_file(contents, codec, clock)
 
 
 def _flaws(decoded: DecodedFile) -> str:
@@ -66,9 +64,10 @@ def _flaws(decoded: DecodedFile) -> str:
 
 
 def _summary(decoded: DecodedFile, file_bytes: int, clock: StageClock, out: Path) -> dict[str, Any]:
-    levels = enumerate(zip(LEVEL_BYTES, decoded.levels_planned, decoded.levels_read, strict=True))
+    codec = codec_numbered(decoded.header.codec)
+    levels = enumerate(zip(codec.patch_bytes, decoded.levels_planned, decoded.levels_read, strict=True))
     return {
-        "codec": codec_numbered(decoded.header.codec).name,
+        "codec": codec.name,
         "width": decoded.header.grid.width,
         "height": decoded.header.grid.height,
         "file_bytes": file_bytes,

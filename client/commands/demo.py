@@ -20,6 +20,7 @@ from client.inputs import prepare_directory
 from client.progress import Waiting, waiting
 from client.runs import Question, carry_out, to_json, write_json, write_pictures
 from client.stack import LocalStack
+from shared.codec.registry import CODECS, DEFAULT_CODEC
 from shared.errors import StreamError
 from shared.pictures import png_bytes
 
@@ -39,7 +40,8 @@ _TABLE_WIDTH: Final = 118
 
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), default=Path("out/demo"), metavar="DIR", show_default=True)
-def command(out: Path) -> None:
+@click.option("--codec", type=click.Choice(list(CODECS)), default=DEFAULT_CODEC, show_default=True)
+def command(out: Path, codec: str) -> None:
     """Sends three sample photos at two link rates and compares with AVIF.
 
     Runs the three services as processes of their own on this machine, over loopback.
@@ -50,19 +52,19 @@ def command(out: Path) -> None:
         click.echo("Starting transmitter, channel emulator and receiver; importing torch takes most of the time.")
         with LocalStack() as stack, stack.client() as client:
             click.echo(f"transmitter {stack.transmitter} -> channel {stack.channel} -> receiver {stack.receiver}")
-            runs = list(_runs(client, directory, wait))
+            runs = list(_runs(client, directory, codec, wait))
     write_json(directory / "report.json", {"runs": runs})
     Console(width=_TABLE_WIDTH).print(_table(runs))
     click.echo(f"One picture per run and report.json are in {directory}/.")
 
 
-def _runs(client: Client, directory: Path, wait: Waiting) -> Iterator[dict[str, Any]]:
+def _runs(client: Client, directory: Path, codec: str, wait: Waiting) -> Iterator[dict[str, Any]]:
     for rate in _RATES:
         client.set_link(Link(rate_bps=rate.rate_bps))
         for name, query in _SAMPLES:
             wait.say(f"{name} at {rate.name}")
             image = png_bytes(getattr(skimage.data, name)())
-            question = Question(name, image, query, Budget(deadline_s=rate.deadline_s), Options())
+            question = Question(name, image, query, Budget(deadline_s=rate.deadline_s), Options(codec=codec))
             entry = _run(client, question, directory / f"{name}-{rate.name}", wait)
             click.echo(_line(entry, rate))
             yield entry

@@ -13,13 +13,13 @@ from client.params import SIZE, stacked
 from client.progress import waiting
 from client.requests import clean_text
 from shared.arrays import UInt8Array
-from shared.codec.registry import CODECS, DEFAULT_CODEC, CodecEntry, codec_named
+from shared.codec.registry import CODECS, DEFAULT_CODEC
 from shared.container import MAX_FILE_BYTES
 from shared.errors import InvalidInputError
-from shared.levels import LEVEL_BYTES
 from shared.patches import PatchGrid
 from shared.pictures import read_picture, read_relevance
 from transmitter.budget import Budget
+from transmitter.codecs import load_sender
 from transmitter.pipeline import CLIENT_MAP, MAX_QUERY_CHARACTERS, StageClock, importance_of
 from transmitter.relevance.contract import Relevance
 from transmitter.relevance.registry import DEFAULT_EXTRACTOR, load_extractor
@@ -65,7 +65,7 @@ def command(
             with clock.stage("relevance"):
                 found = _asked(picture, query)
         wait.say("encoding")
-        file = _encoded(picture, found, limit_bytes, codec_named(codec, "--codec"), clock)
+        file = _encoded(picture, found, limit_bytes, codec, clock)
         write_output(out, file.data, "-o")
     summary = {
         "image": image.name,
@@ -112,14 +112,13 @@ def _asked(picture: UInt8Array, query: str) -> Relevance:
 
 
 def _encoded(
-    picture: UInt8Array, found: Relevance | None, limit_bytes: int | None, entry: CodecEntry, clock: StageClock
+    picture: UInt8Array, found: Relevance | None, limit_bytes: int | None, name: str, clock: StageClock
 ) -> EncodedFile:
     with clock.stage("load"):
-        codec = entry.load()
+        codec = load_sender(name, "--codec")
     if limit_bytes is None or found is None:
-        return encode_exactly(picture, codec, codec_number=entry.number, clock=clock)
-    importance = importance_of(found)
-    return encode_within(picture, importance, codec, codec_number=entry.number, limit_bytes=limit_bytes, clock=clock)
+        return encode_exactly(picture, codec, clock=clock)
+    return encode_within(picture, importance_of(found), codec, limit_bytes=limit_bytes, clock=clock)
 
 
 def _relevance_summary(found: Relevance | None, source: str) -> dict[str, Any]:
@@ -136,13 +135,14 @@ def _relevance_summary(found: Relevance | None, source: str) -> dict[str, Any]:
 
 def _file_summary(file: EncodedFile, grid: PatchGrid) -> dict[str, Any]:
     counts = file.plan.level_counts.tolist()
-    levels = enumerate(zip(LEVEL_BYTES, counts, strict=True))
+    levels = enumerate(zip(file.plan.codec.patch_bytes, counts, strict=True))
     return {
         "width": grid.width,
         "height": grid.height,
         "raw_bytes": grid.raw_bytes,
         "file_bytes": len(file.data),
         "level_map_bytes": len(file.plan.header.level_map),
+        "content_bytes": file.plan.content_bytes,
         "levels": [{"level": level, "patch_bytes": size, "patches": count} for level, (size, count) in levels],
     }
 

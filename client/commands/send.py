@@ -17,6 +17,7 @@ from client.progress import Waiting, waiting
 from client.requests import ALLOCATIONS, DEFAULT_PERCENT_OF_RAW
 from client.runs import Question, Run, carry_out, to_json, write_json, write_pictures
 from client.stack import LocalStack, StackConfig
+from shared.codec.registry import CODECS
 from shared.errors import MmscError, StreamError
 from shared.packets import MAX_PACKET_BYTES, MIN_PACKET_BYTES
 from shared.pictures import read_picture
@@ -31,6 +32,7 @@ _budget = stacked(
 )
 _how = stacked(
     click.option("--allocation", type=click.Choice(list(ALLOCATIONS)), default="rate-distortion", show_default=True),
+    click.option("--codec", type=click.Choice(list(CODECS)), help="Patch codec.  [default: the transmitter's]"),
     click.option("--relevance", type=_path, metavar="MAP.png", help="Your own relevance map, grey, picture-sized."),
     click.option("--packet-bytes", type=click.IntRange(MIN_PACKET_BYTES, MAX_PACKET_BYTES)),
     click.option("--extractor", default="", metavar="NAME", help="Relevance extractor of the transmitter."),
@@ -85,6 +87,7 @@ def _question(image: Path, query: str, given: dict[str, Any]) -> Question:
     options = Options(
         allocation=given["allocation"],
         packet_bytes=given["packet_bytes"] or 0,
+        codec=given["codec"] or "",
         extractor=given["extractor"],
         relevance_png=b"" if own_map is None else read_input(own_map, "--relevance"),
     )

@@ -9,13 +9,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from evaluation.bench.checks import Check, write
 from evaluation.bench.photos import coffee_480x320
 from receiver.assembly import Assembly
-from receiver.reconstruction import decode, restore
-from receiver.restoration import Restorer
-from shared.codec.identity import stream_weights_hash
-from shared.codec.ladder import Ladder, load_ladder
+from receiver.codecs import load_receiver
+from receiver.contract import ReceiverCodecs, by_number
+from shared.codec.registry import DEFAULT_CODEC
 from shared.packets import Packet
 from shared.pictures import png_bytes
 from transmitter.budget import Budget
+from transmitter.codecs import load_sender
 from transmitter.pipeline import Job, Pipeline, PlanStage, StageClock
 from transmitter.relevance import load_embedded
 
@@ -31,14 +31,14 @@ def _prepare(pipeline: Pipeline, percent: float) -> tuple[PlanStage, dict[str, f
     return plan, clock.seconds
 
 
-def _reconstruct(packets: list[bytes], ladder: Ladder, restorer: Restorer) -> float:
+def _reconstruct(packets: list[bytes], codecs: ReceiverCodecs) -> float:
     start_s = time.perf_counter()
-    assembly = Assembly(1, stream_weights_hash(ladder), 0.0)
+    assembly = Assembly(1, codecs, 0.0)
     for data in packets:
         assembly.accept(Packet.from_bytes(data), 0.0)
     arrived = assembly.snapshot()
     assert arrived is not None
-    restore(decode(arrived, ladder), restorer)
+    arrived.decode().paint()
     return time.perf_counter() - start_s
 
 
@@ -48,8 +48,8 @@ def _median(values: list[float]) -> float:
 
 def main() -> None:
     """Measures, prints and writes out/bench/compute.json; medians of several runs at several budgets."""
-    ladder, restorer, extractor = load_ladder(), Restorer.load(), load_embedded()
-    pipeline = Pipeline(ladder, {extractor.name: extractor})
+    extractor, receivers = load_embedded(), by_number(load_receiver(DEFAULT_CODEC))
+    pipeline = Pipeline({DEFAULT_CODEC: load_sender(DEFAULT_CODEC)}, {extractor.name: extractor})
     _prepare(pipeline, 1)
     stages: dict[str, list[float]] = {}
     received: list[float] = []
@@ -58,7 +58,7 @@ def main() -> None:
             plan, seconds = _prepare(pipeline, percent)
             for name, value in {**seconds, "total": sum(seconds.values())}.items():
                 stages.setdefault(name, []).append(value)
-            received.append(_reconstruct(plan.packets, ladder, restorer))
+            received.append(_reconstruct(plan.packets, receivers))
     total, reconstruct = _median(stages.pop("total")), _median(received)
     parts = [Check(f"of this, {name}", _median(values), "s", "", True) for name, values in stages.items()]
     sending = Check("transmit compute, 320x480", total, "s", "<= 0.6", total <= 0.6)

@@ -11,8 +11,8 @@ from typing import Final
 
 import numpy as np
 
-from evaluation.transmission.contract import Sender
 from evaluation.transmission.measure import budget_bytes
+from evaluation.transmission.patches import PatchSender
 from evaluation.transmission.photo import Photo
 from evaluation.transmission.stills import STILLS, Files, StillFormat, decoded
 from evaluation.transmission.systems import CODECS
@@ -39,7 +39,6 @@ OWN: Final = tuple(name for name in CODECS if name.partition("-")[0] not in STIL
 """The project's own codecs, which are asked for budgets; blurred formats need a question and are left out."""
 
 _FIELD: Final = "--codecs"
-_HEADERS_BYTES: Final = 4_096
 
 
 @dataclass(frozen=True)
@@ -109,14 +108,18 @@ def _filed(codec: str, form: StillFormat, step: int, photo: Photo) -> Coded:
 
 def _sent(codec: str, percent: float | None, photo: Photo) -> Coded:
     """Through the transmitter's packets and the receiver; None means as many bytes as it takes."""
-    ample_bytes = 2 * photo.image.nbytes + _HEADERS_BYTES
-    limit_bytes = ample_bytes if percent is None else budget_bytes(photo.image, percent)
-    outcome = photo.once(("sender", codec), lambda: _sender(codec, photo)).send(limit_bytes)
-    allowed = None if percent is None else limit_bytes
-    return Coded(outcome.picture, outcome.wire_bytes, allowed, outcome.fits)
+    sender = photo.once(("sender", codec), lambda: _sender(codec, photo))
+    if percent is None:
+        exact = sender.send_exactly()
+        return Coded(exact.picture, exact.wire_bytes)
+    limit_bytes = budget_bytes(photo.image, percent)
+    outcome = sender.send(limit_bytes)
+    return Coded(outcome.picture, outcome.wire_bytes, limit_bytes, outcome.fits)
 
 
-def _sender(codec: str, photo: Photo) -> Sender:
+def _sender(codec: str, photo: Photo) -> PatchSender:
     """Nobody asks for anything: content alone decides who gets the bytes."""
     height, width = photo.image.shape[:2]
-    return CODECS[codec].prepare(photo, Relevance(np.zeros((height, width), np.float32), present=False))
+    sender = CODECS[codec].prepare(photo, Relevance(np.zeros((height, width), np.float32), present=False))
+    assert isinstance(sender, PatchSender)
+    return sender

@@ -28,13 +28,16 @@ class Outcome:
     """What the search settled on, in words."""
 
     encode_s: float
-    """Seconds that coding took: all patches at every level, or the one file that was chosen."""
+    """Seconds that coding took as far as the budget does not matter for it, or of the one file that was chosen."""
 
     plan_s: float | None = None
-    """Seconds of allocation and packing; none where nothing is planned."""
+    """Seconds of allocation, coding to the budget, and packing; none where nothing is planned."""
 
     levels: UInt8Array | None = None
     """(rows, columns) level of each patch; none where there are no levels."""
+
+    level_count: int = 0
+    """How many levels the codec has, skipped and exact included."""
 
 
 class Sender(Protocol):

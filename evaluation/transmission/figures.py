@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from client.figures import overlay
-from client.runs import LEVEL_COLOURS
+from client.runs import level_colours
 from evaluation.partial import Record
 from evaluation.transmission.contract import Outcome
 from evaluation.transmission.metrics import mean_squared_error, psnr_db
@@ -141,17 +141,11 @@ def _first(strip: Strip, system: System) -> bool:
 
 def _levels_panel(strip: Strip, system: System, outcome: Outcome) -> tuple[str, str, UInt8Array]:
     assert outcome.levels is not None
-    palette = _palette(int(outcome.levels.max()) + 1)
+    colours = level_colours(outcome.level_count)
+    palette = np.array([list(bytes.fromhex(colour[1:])) for colour in colours], np.uint8)
     enlarged = palette[outcome.levels].repeat(PATCH_SIZE, axis=0).repeat(PATCH_SIZE, axis=1)
     height, width = strip.photo.image.shape[:2]
     return f"levels of {system.name}", "brighter is finer", enlarged[:height, :width]
-
-
-def _palette(levels: int) -> UInt8Array:
-    """(levels or more, 3): the colours of the ladder's levels, or as many more as a codec has."""
-    if levels <= len(LEVEL_COLOURS):
-        return np.array([list(bytes.fromhex(colour[1:])) for colour in LEVEL_COLOURS], np.uint8)
-    return np.asarray(mpl.colormaps["viridis"](np.linspace(0, 1, levels))[:, :3] * 255, np.uint8)
 
 
 def _outcome_panel(strip: Strip, system: System, outcome: Outcome) -> tuple[str, str, UInt8Array]:

@@ -7,9 +7,8 @@ from typing import Any, TypeVar
 
 from evaluation.transmission.tools import Tools
 from shared.arrays import BoolArray, UInt8Array
-from shared.codec.contract import EncodedPatches
-from shared.patches import split
 from shared.pictures import png_bytes
+from transmitter.planning import PreparedPicture
 from transmitter.relevance import Relevance
 
 _T = TypeVar("_T")
@@ -57,12 +56,12 @@ class Photo:
         """The relevance map of an extractor for a query."""
         return self.once(("relevance", extractor, query), lambda: self.tools.extractor(extractor)(self.image, query))
 
-    @property
-    def encoded(self) -> tuple[EncodedPatches, float]:
-        """Every patch at every level, and the seconds that this took."""
-        return self.once("encoded", self._encode)
+    def prepared(self, codec: str) -> tuple[PreparedPicture, float]:
+        """The photo as far as a codec of ours prepares it, and the seconds that this took."""
+        return self.once(("prepared", codec), lambda: self._prepare(codec))
 
-    def _encode(self) -> tuple[EncodedPatches, float]:
+    def _prepare(self, codec: str) -> tuple[PreparedPicture, float]:
+        sender = self.tools.sender(codec)
         start_s = time.perf_counter()
-        encoded = self.tools.codec.encode(split(self.image))
-        return encoded, time.perf_counter() - start_s
+        prepared = sender.prepare(self.image)
+        return prepared, time.perf_counter() - start_s

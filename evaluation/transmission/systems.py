@@ -16,15 +16,16 @@ from evaluation.transmission.photo import Photo, Question
 from evaluation.transmission.sources import DEFAULT_SOURCE, SOURCES, WRONG_QUERY
 from evaluation.transmission.stills import STILLS, still_sender
 from shared.errors import InvalidInputError
+from shared.packets import DEFAULT_PACKET_BYTES
+from transmitter.planning import RATE_DISTORTION
 from transmitter.relevance import EXTRACTORS, Relevance
 
 _FIELD: Final = "--systems"
 
 
 def _codecs() -> Iterator[Codec]:
-    yield Codec("ladder", patch_sender("rate-distortion"), uses_relevance=True)
-    yield Codec("greedy", patch_sender("greedy"), uses_relevance=True)
-    yield Codec("vit-sc", patch_sender("vit-sc"), uses_relevance=True)
+    for name, strategy in {"ladder": RATE_DISTORTION, "greedy": "greedy", "vit-sc": "vit-sc"}.items():
+        yield Codec(name, patch_sender("ladder", strategy, DEFAULT_PACKET_BYTES), uses_relevance=True)
     for name in STILLS:
         yield Codec(name, still_sender(name), uses_relevance=False)
         yield Codec(f"{name}-blur", blur_sender(name), uses_relevance=True)

@@ -10,10 +10,10 @@ from typing import Any, Final
 from PIL import features
 
 from evaluation.transmission.clip import ClipScorer
-from receiver.reconstruction import Restorer
-from receiver.restoration import Restorer as TrainedRestorer
-from shared.codec.contract import PatchCodec
-from shared.codec.ladder import load_ladder
+from receiver.codecs import load_receiver
+from receiver.contract import ReceiverCodec
+from transmitter.codecs import load_sender
+from transmitter.planning import SenderCodec
 from transmitter.relevance import RelevanceExtractor, load_extractor
 from transmitter.relevance.registry import DEFAULT_EXTRACTOR
 
@@ -64,8 +64,10 @@ class Tools:
     """The loaded models."""
 
     settings: Settings
-    codec: PatchCodec
-    restorer: Restorer
+    senders: dict[str, SenderCodec] = field(default_factory=dict)
+    """Sending halves of our own codecs that are loaded, by name."""
+    receivers: dict[str, ReceiverCodec] = field(default_factory=dict)
+    """Receiving halves likewise."""
     clip: ClipScorer | None = None
     """None leaves the CLIP score empty."""
     extractors: dict[str, RelevanceExtractor] = field(default_factory=dict)
@@ -73,16 +75,32 @@ class Tools:
 
     @classmethod
     def load(cls, settings: Settings) -> "Tools":
-        """Loads everything but the extractors, which are loaded when they are asked for.
+        """Loads everything but codecs and extractors, which are loaded when they are asked for.
 
         Raises:
             InvalidInputError: the CLIP model is unknown or its weights are not usable.
-            WeightsError: a file that ships with the project is damaged.
         """
         clip = None
         if settings.clip_model is not None and settings.clip_weights is not None:
             clip = ClipScorer.load(settings.clip_model, settings.clip_weights)
-        return cls(settings, load_ladder(), TrainedRestorer.load(), clip)
+        return cls(settings, clip=clip)
+
+    def sender(self, codec: str) -> SenderCodec:
+        """The sending half of a codec of ours.
+
+        Raises:
+            InvalidInputError: there is none of that name.
+            WeightsError: its weights are absent or damaged.
+        """
+        if codec not in self.senders:
+            self.senders[codec] = load_sender(codec)
+        return self.senders[codec]
+
+    def receiver(self, codec: str) -> ReceiverCodec:
+        """The receiving half; raises as `sender`."""
+        if codec not in self.receivers:
+            self.receivers[codec] = load_receiver(codec)
+        return self.receivers[codec]
 
     def extractor(self, name: str) -> RelevanceExtractor:
         """The extractor of that name.

@@ -1,4 +1,4 @@
-"""What a patch codec must offer; the pipeline and the assembly know no more than this."""
+"""What the ladder offers to both of its halves: levels of fixed size, each patch coded on its own."""
 
 from dataclasses import dataclass
 from typing import Protocol

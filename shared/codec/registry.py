@@ -1,12 +1,18 @@
-"""The patch codecs by name, each loaded when it is asked for; the stream header names them by number."""
+"""The patch codecs by name, as far as both ends must agree on them; the stream header names them by number.
 
-from collections.abc import Callable, Mapping
+What each end does with a codec is its own: `transmitter.codecs` and `receiver.codecs` load the halves.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from shared.codec.contract import PatchCodec
 from shared.errors import InvalidInputError, StreamError
+from shared.levels import LEVEL_BYTES
 from shared.packets import LADDER_CODEC
+
+ALL_LEVELS: Final = "all"
+"""How metrics name the levels of a codec whose bytes cannot be told apart by level."""
 
 
 @dataclass(frozen=True)
@@ -19,21 +25,36 @@ class CodecEntry:
     """What the stream header calls it, version included; 0 to 255."""
     description: str
     """One line for people."""
-    load: Callable[[], PatchCodec]
-    """Loads it with the weights that ship with the project; raises WeightsError where they are damaged."""
+    patch_bytes: tuple[int, ...]
+    """Per level, 0 (skipped) to the exact one: bytes of one patch; 0 where patches have no size of their own."""
 
+    @property
+    def levels(self) -> int:
+        """How many there are; 0 is skipped, the last is exact."""
+        return len(self.patch_bytes)
 
-def _load_ladder() -> PatchCodec:
-    # Imported here, so that names and numbers can be used without loading torch.
-    from shared.codec.ladder import load_ladder  # noqa: PLC0415
+    @property
+    def exact(self) -> int:
+        """The level at which a patch comes out as it was."""
+        return self.levels - 1
 
-    return load_ladder()
+    @property
+    def sized(self) -> bool:
+        """Whether the level says how many bytes a patch takes."""
+        return any(self.patch_bytes)
+
+    @property
+    def byte_labels(self) -> tuple[str, ...]:
+        """How metrics name what bytes are counted by."""
+        return tuple(map(str, range(self.levels))) if self.sized else (ALL_LEVELS,)
 
 
 DEFAULT_CODEC: Final = "ladder"
 """What is taken where nobody asks for another."""
 
-_ENTRIES: Final = (CodecEntry("ladder", LADDER_CODEC, "the paper's fixed-size levels", _load_ladder),)
+LADDER: Final = CodecEntry("ladder", LADDER_CODEC, "the paper's fixed-size levels", LEVEL_BYTES)
+
+_ENTRIES: Final = (LADDER,)
 
 CODECS: Final[Mapping[str, CodecEntry]] = {entry.name: entry for entry in _ENTRIES}
 """Every codec by its name."""

@@ -53,9 +53,9 @@ class LevelCount(_message.Message):
     PATCH_BYTES_FIELD_NUMBER: _builtins.int
     PATCHES_FIELD_NUMBER: _builtins.int
     level: _builtins.int
-    """0 (skipped) to 4 (raw and exact)."""
+    """0 (skipped) to the codec's highest, which is exact."""
     patch_bytes: _builtins.int
-    """Bytes on the wire of one patch at this level."""
+    """Bytes on the wire of one patch at this level; 0 where they vary from patch to patch."""
     patches: _builtins.int
     def __init__(
         self,

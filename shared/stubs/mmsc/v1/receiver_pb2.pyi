@@ -197,6 +197,7 @@ class Reconstruction(_message.Message):
     EXPECTED_PATCHES_FIELD_NUMBER: _builtins.int
     RECEIVED_PATCHES_FIELD_NUMBER: _builtins.int
     RECONSTRUCT_S_FIELD_NUMBER: _builtins.int
+    CODEC_FIELD_NUMBER: _builtins.int
     transmission_id: _builtins.str
     outcome: _common_pb2.Outcome.ValueType
     """Unspecified while packets are still awaited."""
@@ -211,6 +212,8 @@ class Reconstruction(_message.Message):
     received_patches: _builtins.int
     reconstruct_s: _builtins.float
     """Decoding, restoration and assembly of the last picture."""
+    codec: _builtins.str
+    """Name of the patch codec; empty while the stream header has not arrived."""
     def __init__(
         self,
         *,
@@ -224,10 +227,11 @@ class Reconstruction(_message.Message):
         expected_patches: _builtins.int = ...,
         received_patches: _builtins.int = ...,
         reconstruct_s: _builtins.float = ...,
+        codec: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["expected_patches", b"expected_patches", "height", b"height", "image_png", b"image_png", "level_map_png", b"level_map_png", "outcome", b"outcome", "received_bytes", b"received_bytes", "received_patches", b"received_patches", "reconstruct_s", b"reconstruct_s", "transmission_id", b"transmission_id", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["codec", b"codec", "expected_patches", b"expected_patches", "height", b"height", "image_png", b"image_png", "level_map_png", b"level_map_png", "outcome", b"outcome", "received_bytes", b"received_bytes", "received_patches", b"received_patches", "reconstruct_s", b"reconstruct_s", "transmission_id", b"transmission_id", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

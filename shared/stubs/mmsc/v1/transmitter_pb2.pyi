@@ -121,8 +121,11 @@ class TransmitOptions(_message.Message):
     EXTRACTOR_FIELD_NUMBER: _builtins.int
     RELEVANCE_PNG_FIELD_NUMBER: _builtins.int
     RETURN_MAPS_FIELD_NUMBER: _builtins.int
+    CODEC_FIELD_NUMBER: _builtins.int
     allocation: Global___Allocation.ValueType
-    """How the budget is spread over the patches; unspecified means ALLOCATION_RATE_DISTORTION."""
+    """How the budget is spread over the patches; unspecified means ALLOCATION_RATE_DISTORTION. Not every codec has
+    the others.
+    """
     packet_bytes: _builtins.int
     """Largest packet in bytes, 256 to 65,000; 0 means 1,200."""
     extractor: _builtins.str
@@ -133,6 +136,8 @@ class TransmitOptions(_message.Message):
     """
     return_maps: _builtins.bool
     """Also return the maps as pictures in the events."""
+    codec: _builtins.str
+    """Name of the patch codec; empty means the transmitter's default."""
     def __init__(
         self,
         *,
@@ -141,10 +146,11 @@ class TransmitOptions(_message.Message):
         extractor: _builtins.str = ...,
         relevance_png: _builtins.bytes = ...,
         return_maps: _builtins.bool = ...,
+        codec: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocation", b"allocation", "extractor", b"extractor", "packet_bytes", b"packet_bytes", "relevance_png", b"relevance_png", "return_maps", b"return_maps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocation", b"allocation", "codec", b"codec", "extractor", b"extractor", "packet_bytes", b"packet_bytes", "relevance_png", b"relevance_png", "return_maps", b"return_maps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -234,6 +240,8 @@ class PlanMade(_message.Message):
     ELAPSED_S_FIELD_NUMBER: _builtins.int
     LEVEL_MAP_PNG_FIELD_NUMBER: _builtins.int
     SPREAD_BY_CONTENT_FIELD_NUMBER: _builtins.int
+    CODEC_FIELD_NUMBER: _builtins.int
+    CONTENT_BYTES_FIELD_NUMBER: _builtins.int
     transmission_id: _builtins.str
     """8 hexadecimal digits; the receiver files the reconstruction under it."""
     budget_bytes: _builtins.int
@@ -250,8 +258,14 @@ class PlanMade(_message.Message):
     """True where relevance had no say in the plan: nothing of what was asked was found (or the map is 0 everywhere),
     so that the budget is spread over the picture by its content alone.
     """
+    codec: _builtins.str
+    """Name of the patch codec."""
+    content_bytes: _builtins.int
+    """Bytes of the patches alone."""
     @_builtins.property
-    def levels(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.LevelCount]: ...
+    def levels(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.LevelCount]:
+        """The codec's levels, lowest first."""
+
     def __init__(
         self,
         *,
@@ -266,10 +280,12 @@ class PlanMade(_message.Message):
         elapsed_s: _builtins.float = ...,
         level_map_png: _builtins.bytes = ...,
         spread_by_content: _builtins.bool = ...,
+        codec: _builtins.str = ...,
+        content_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_bytes", b"budget_bytes", "elapsed_s", b"elapsed_s", "height", b"height", "level_map_bytes", b"level_map_bytes", "level_map_png", b"level_map_png", "levels", b"levels", "packets", b"packets", "spread_by_content", b"spread_by_content", "transmission_id", b"transmission_id", "width", b"width", "wire_bytes", b"wire_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_bytes", b"budget_bytes", "codec", b"codec", "content_bytes", b"content_bytes", "elapsed_s", b"elapsed_s", "height", b"height", "level_map_bytes", b"level_map_bytes", "level_map_png", b"level_map_png", "levels", b"levels", "packets", b"packets", "spread_by_content", b"spread_by_content", "transmission_id", b"transmission_id", "width", b"width", "wire_bytes", b"wire_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -373,10 +389,11 @@ class StageSeconds(_message.Message):
     """Decoding and turning the uploaded picture."""
     relevance_s: _builtins.float
     encode_s: _builtins.float
-    """Encoding every patch at every level."""
+    """Coding the picture's patches, as far as the budget does not matter for it."""
     allocate_s: _builtins.float
+    """Levels that fit the budget, and their bytes."""
     pack_s: _builtins.float
-    """Level map and packets."""
+    """Packets."""
     serialization_s: _builtins.float
     """wire_bytes / rate."""
     propagation_s: _builtins.float
@@ -477,13 +494,18 @@ class GetTransmitterInfoResponse(_message.Message):
     DEFAULT_EXTRACTOR_FIELD_NUMBER: _builtins.int
     CODEC_WEIGHTS_FIELD_NUMBER: _builtins.int
     DEVICE_FIELD_NUMBER: _builtins.int
+    CODECS_FIELD_NUMBER: _builtins.int
+    DEFAULT_CODEC_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     default_extractor: _builtins.str
     codec_weights: _builtins.str
-    """SHA-256 prefix of the codec's weights, as carried in the stream header."""
+    """SHA-256 prefix of the default codec's weights, as carried in the stream header."""
     device: _builtins.str
+    default_codec: _builtins.str
     @_builtins.property
     def extractors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def codecs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
         self,
         *,
@@ -492,10 +514,12 @@ class GetTransmitterInfoResponse(_message.Message):
         default_extractor: _builtins.str = ...,
         codec_weights: _builtins.str = ...,
         device: _builtins.str = ...,
+        codecs: _abc.Iterable[_builtins.str] | None = ...,
+        default_codec: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["codec_weights", b"codec_weights", "default_extractor", b"default_extractor", "device", b"device", "extractors", b"extractors", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["codec_weights", b"codec_weights", "codecs", b"codecs", "default_codec", b"default_codec", "default_extractor", b"default_extractor", "device", b"device", "extractors", b"extractors", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
