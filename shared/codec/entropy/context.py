@@ -87,8 +87,8 @@ class PatchContext:
         """(n + 1, 192) coefficients decoded so far; the last row stands for every patch that is not here."""
         self._known: BoolArray = np.zeros(self.count + 1, np.bool_)
         self._background = np.concatenate([background, np.zeros((1, MEANS))])
-        self._qualities = np.concatenate([qualities, [0]])
-        self._packets = np.concatenate([self.packets, [-1]])
+        self._qualities: Int64Array = np.concatenate([qualities, np.zeros(1, np.int64)])
+        self._packets: Int64Array = np.concatenate([self.packets, np.full(1, -1, np.int64)])
         self._used, self._kind = np.unique(qualities, return_inverse=True)
         shape = (len(self._used), self.count + 1, COEFFICIENTS)
         self._seen: Float32Array = np.zeros(shape, np.float32)
@@ -158,7 +158,7 @@ class PatchContext:
         number = np.zeros((len(targets), len(passes_of(step.group))))
         number[:, step.number] = _YES
         quality = ((own - _QUALITY_ZERO) * _QUALITY_SCALE)[:, None]
-        return (known.T * float(_YES), differences.T.astype(np.float64), number, quality.astype(np.float64))
+        return tuple(np.asarray(part, np.float64) for part in (known.T * _YES, differences.T, number, quality))
 
     def _around(self, distance: int, targets: Int64Array) -> Int64Array:
         """(8, targets) indices of the neighbours; `count` where there is none."""

@@ -1,7 +1,7 @@
 """The levels of the entropy codec, what they mean, and the order in which patches are sent.
 
 ```
-0 skipped │ 1 2 3 4 5 6: quantisers half an octave apart, 6 the finest, which the stream names │ 7 exact
+0 skipped │ 1 2 3 4 5 6: quantisers evenly apart, 6 the finest; the stream names it and the distance │ 7 exact
 ```
 """
 
@@ -25,8 +25,8 @@ FINEST: Final = 6
 EXACT: Final = 7
 """The patch comes out as it was."""
 
-QUALITIES_PER_LEVEL: Final = 8
-"""Half an octave."""
+HALF_OCTAVE: Final = 8
+"""Quantisers from one step width to its square root of two."""
 
 QUALITY_SKIPPED: Final = -1
 """What stands for a quantiser where nothing arrived."""
@@ -35,17 +35,18 @@ QUALITY_EXACT: Final = -2
 """What stands for a quantiser where the patch is exact."""
 
 
-def qualities_of(levels: UInt8Array, base: int) -> Int16Array:
+def qualities_of(levels: UInt8Array, base: int, spacing: int) -> Int16Array:
     """The quantiser of each patch.
 
     Args:
         levels: (n,) 0 to 7.
-        base: quantiser of level FINEST, 0 to QUALITIES - 1.
+        base: quantiser of level FINEST, 0 to 255; beyond QUALITIES - 1 all are the coarsest.
+        spacing: quantisers from one level to the next, 0 to 255.
 
     Returns:
         (n,) 0 to QUALITIES - 1, QUALITY_SKIPPED or QUALITY_EXACT.
     """
-    lossy = base + QUALITIES_PER_LEVEL * (FINEST - levels.astype(np.int16))
+    lossy = base + spacing * (FINEST - levels.astype(np.int16))
     qualities = np.clip(lossy, 0, QUALITIES - 1)
     qualities[levels == SKIPPED] = QUALITY_SKIPPED
     qualities[levels == EXACT] = QUALITY_EXACT

@@ -144,6 +144,7 @@ class Chooser:
         self.bits = np.zeros(len(coefficients))
 
     def __call__(self, prediction: Prediction) -> Int64Array:
+        """The residuals of a step."""
         step = prediction.step
         true = self._coefficients[prediction.targets, step.start : step.end]
         wanted = (true - prediction.means) / prediction.widths

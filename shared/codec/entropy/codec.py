@@ -1,0 +1,215 @@
+"""The entropy codec: both ends of the patches' bytes, packet by packet.
+
+```
+body    patches:u16 │ string                                    (big endian)
+        string of exact patches by `lossless`, of all others by `lossy_model`; never both in one body
+```
+A body holds patches that follow each other in the order of sending and needs nothing but the stream header to be
+decoded: not the packets before it, not those after.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Final
+
+import numpy as np
+
+from shared.arrays import Float32Array, Float64Array, Int16Array, Int64Array, UInt8Array
+from shared.codec.entropy.background import decode_background, encode_background, expected_means
+from shared.codec.entropy.context import PatchContext
+from shared.codec.entropy.levels import EXACT, QUALITY_SKIPPED, qualities_of
+from shared.codec.entropy.lossless import LosslessCoder, load_lossless
+from shared.codec.entropy.lossy_model import LossyModel
+from shared.codec.entropy.symbols import SymbolReader, SymbolWriter
+from shared.codec.entropy.weights import load_lossy
+from shared.errors import StreamError
+from shared.patches import PATCH_SIZE, PatchGrid
+from shared.weights import default_path
+
+ENTROPY_CODEC: Final = 2
+"""What the stream header calls this codec, version 1."""
+
+COUNT_BYTES: Final = 2
+"""Bytes of a body before its string."""
+
+MAX_BODY_PATCHES: Final = 32_768
+"""Patches that one body may hold; bounds the memory of coding."""
+
+_FILES: Final = ("entropy.safetensors", "lossless.safetensors", "entropy_level_map.safetensors")
+
+
+@dataclass(frozen=True)
+class Run:
+    """Patches that travel in one body."""
+
+    first: int
+    """Ordinal of the first in the order of sending."""
+    numbers: Int64Array
+    """Their numbers in the picture."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What both ends know before the first body."""
+
+    grid: PatchGrid
+    levels: UInt8Array
+    """(grid.count,)."""
+    base: int
+    """Quantiser of the finest lossy level."""
+    spacing: int
+    """Quantisers from one lossy level to the next."""
+    order: Int64Array
+    """Patch numbers in the order of sending."""
+    means: Float64Array
+    """(grid.count, 3) expected first coefficients, from the background layer."""
+
+    def qualities(self, numbers: Int64Array) -> Int16Array:
+        """The quantisers of patches by their numbers; see `qualities_of`."""
+        return qualities_of(self.levels[numbers], self.base, self.spacing)
+
+    def context(self, runs: Sequence[Run]) -> PatchContext:
+        """The runs' patches, one after another, each run a packet."""
+        numbers = np.concatenate([run.numbers for run in runs])
+        packets = np.repeat(np.arange(len(runs)), [len(run.numbers) for run in runs])
+        rows, columns = np.divmod(numbers, self.grid.columns)
+        qualities = self.qualities(numbers).astype(np.int64)
+        return PatchContext(rows, columns, qualities, self.means[numbers], packets)
+
+
+@dataclass(frozen=True)
+class EncodedRuns:
+    """Bodies, and what each patch took."""
+
+    bodies: tuple[bytes, ...]
+    """One per run."""
+    bits: Float64Array
+    """(patches of all runs,) about what each patch takes."""
+
+
+@dataclass(frozen=True)
+class EntropyCodec:
+    """Both ends of the entropy-coded levels."""
+
+    lossy: LossyModel
+    exact: LosslessCoder
+    weights_hash: bytes
+    """4 bytes that name these weights, and those of the level map."""
+
+    def encode_lossy(self, scene: Scene, runs: Sequence[Run], coefficients: Float32Array, price: float) -> EncodedRuns:
+        """Codes runs of lossy patches.
+
+        Args:
+            scene: the picture's.
+            runs: at least one; together at most MAX_BODY_PATCHES patches, or memory grows beyond bounds.
+            coefficients: (grid.count, 192) of the whole picture.
+            price: see `LossyModel.encode`.
+        """
+        numbers = np.concatenate([run.numbers for run in runs])
+        encoding = self.lossy.encode(coefficients[numbers], scene.context(runs), price)
+        bodies = (_body(run, string) for run, string in zip(runs, encoding.bodies, strict=True))
+        return EncodedRuns(tuple(bodies), encoding.bits)
+
+    def encode_exact(self, scene: Scene, run: Run, patches: UInt8Array) -> bytes:
+        """Codes a run of exact patches; `patches` are the picture's, (grid.count, 8, 8, 3)."""
+        writer = SymbolWriter()
+        rows, columns = np.divmod(run.numbers, scene.grid.columns)
+        self.exact.encode(patches[run.numbers], rows, columns, writer)
+        return _body(run, writer.to_bytes())
+
+    def decode(self, scene: Scene, bodies: Sequence[tuple[int, bytes]]) -> tuple[UInt8Array, Int16Array]:
+        """Decodes what arrived; bodies that make no sense count as lost.
+
+        Args:
+            scene: of the stream header.
+            bodies: the ordinal of each one's first patch, and its bytes.
+
+        Returns:
+            (grid.count, 8, 8, 3) RGB, 0 where nothing arrived, and (grid.count,) qualities as of `qualities_of`.
+        """
+        patches = np.zeros((scene.grid.count, PATCH_SIZE, PATCH_SIZE, 3), np.uint8)
+        qualities = np.full(scene.grid.count, QUALITY_SKIPPED, np.int16)
+        found = [(run, body[COUNT_BYTES:]) for first, body in bodies if (run := run_of(scene, first, body))]
+        for run, string in found:
+            if scene.levels[run.numbers[0]] == EXACT:
+                self._decode_exact(scene, run, string, patches, qualities)
+        lossy = [(run, string) for run, string in found if scene.levels[run.numbers[0]] != EXACT]
+        for batch in _batches(lossy):
+            self._decode_lossy(scene, batch, patches, qualities)
+        return patches, qualities
+
+    def _decode_exact(self, scene: Scene, run: Run, string: bytes, patches: UInt8Array, qualities: Int16Array) -> None:
+        rows, columns = np.divmod(run.numbers, scene.grid.columns)
+        try:
+            patches[run.numbers] = self.exact.decode(rows, columns, SymbolReader(string))
+        except StreamError:
+            return
+        qualities[run.numbers] = scene.qualities(run.numbers)
+
+    def _decode_lossy(
+        self, scene: Scene, batch: Sequence[tuple[Run, bytes]], patches: UInt8Array, qualities: Int16Array
+    ) -> None:
+        runs = [run for run, _ in batch]
+        context = scene.context(runs)
+        decoding = self.lossy.decode([string for _, string in batch], context)
+        good = ~decoding.damaged[context.packets]
+        numbers = np.concatenate([run.numbers for run in runs])[good]
+        patches[numbers] = self.lossy.transform.synthesise(decoding.coefficients[good])
+        qualities[numbers] = scene.qualities(numbers)
+
+    def encode_background(self, small: UInt8Array, quality: int, *, halved: bool) -> bytes:
+        """See `background.encode_background`."""
+        return encode_background(self.lossy, small, quality, halved=halved)
+
+    def background(self, layer: bytes, grid: PatchGrid) -> UInt8Array:
+        """See `background.decode_background`."""
+        return decode_background(self.lossy, layer, grid)
+
+    def expected_means(self, colours: UInt8Array) -> Float64Array:
+        """See `background.expected_means`."""
+        return expected_means(self.lossy, colours)
+
+
+def patches_in(body: bytes) -> int:
+    """How many patches a body says that it holds; 0 if it is too short to say."""
+    return int.from_bytes(body[:COUNT_BYTES], "big") if len(body) > COUNT_BYTES else 0
+
+
+def run_of(scene: Scene, first: int, body: bytes) -> Run | None:
+    """The patches of a body; None where it claims what no sender would send."""
+    count = patches_in(body)
+    if not 0 < count <= MAX_BODY_PATCHES or first + count > len(scene.order):
+        return None
+    numbers = scene.order[first : first + count]
+    exact = scene.levels[numbers] == EXACT
+    return Run(first, numbers) if exact.all() or not exact.any() else None
+
+
+@cache
+def load_entropy_codec() -> EntropyCodec:
+    """Loads the codec with the weights that ship with the project.
+
+    Raises:
+        WeightsError: they are absent, foreign or damaged.
+    """
+    (lossy, _), exact = load_lossy(), load_lossless()
+    files = (default_path(name).read_bytes() for name in _FILES)
+    return EntropyCodec(lossy, exact, hashlib.sha256(b"".join(hashlib.sha256(f).digest() for f in files)).digest()[:4])
+
+
+def _body(run: Run, string: bytes) -> bytes:
+    return len(run.numbers).to_bytes(COUNT_BYTES, "big") + string
+
+
+def _batches(items: Sequence[tuple[Run, bytes]]) -> Iterator[list[tuple[Run, bytes]]]:
+    """As many at a time as memory allows."""
+    batch: list[tuple[Run, bytes]] = []
+    for item in items:
+        if batch and sum(len(run.numbers) for run, _ in [*batch, item]) > MAX_BODY_PATCHES:
+            yield batch
+            batch = []
+        batch.append(item)
+    if batch:
+        yield batch

@@ -1,0 +1,253 @@
+"""Planning for the entropy codec: solves for the budget by coding for real, again and again, ever nearer to it.
+
+```
+importance ─► offsets (entropy_levels) ─┐
+fineness ───────────────────────────────┴─► levels ─► runs ─► bodies ─► bytes on the wire   (entropy_trials)
+   ▲                                                                        │
+   └───────────────────────── compared with the budget ◄────────────────────┘
+```
+One number, the fineness, moves all patches' quantisers together: at the optimum of a relevance-weighted squared
+error the steps of two patches keep the ratio that their weights ask for, whatever the budget. What is then left of
+the budget goes into the price of a bit, which is the encoder's own affair and has no steps.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+from PIL import Image
+
+from shared.arrays import Float32Array, Float64Array, Int64Array, UInt8Array
+from shared.codec.entropy.background import thumbnail
+from shared.codec.entropy.codec import EntropyCodec
+from shared.codec.entropy.context import QUALITIES
+from shared.codec.entropy.levels import EXACT, HALF_OCTAVE
+from shared.codec.entropy.lossy_model import DEFAULT_PRICE
+from shared.errors import BudgetTooSmallError
+from shared.patches import PATCH_SIZE, PatchGrid, split
+from transmitter.entropy_edges import Edges
+from transmitter.entropy_levels import relative_offsets
+from transmitter.entropy_trials import EXACT_BELOW, Setting, Source, Trial, Trials, guessed_bits
+from transmitter.importance import patch_importance
+from transmitter.planning import Plan, PlanRequest
+
+_REACH: Final = 7  # offsets told apart; what lies beyond is of no importance
+_OUTSIDE: Final = 11  # the offset of what lies outside a mask: it is not
+_EDGE_CREDIT: Final = 1.75  # a hole in what was asked for shows more than a hole elsewhere
+_NOTHING: Final = 1e-6
+COLOURS: Final = 3
+_FINEST: Final = EXACT_BELOW - HALF_OCTAVE * _OUTSIDE - 1
+_SMOOTHNESS: Final = 1.0
+_ENOUGH: Final = 0.993
+_AIM: Final = 0.998
+_NEAR: Final = 0.9
+_FOR_CLOSING: Final = 4  # trials kept for the last percents
+_STEPS_PER_OCTAVE: Final = 18  # of bytes, by measurement
+_TRIALS: Final = 12
+_PRICES: Final = (0.02, 0.35)
+_PRICE_EXPONENT: Final = 0.12  # bytes fall as the price to this power, by measurement
+_PRICE_EXPONENTS: Final = (0.03, 0.6)
+_LAYER_SHARE: Final = 0.04
+_LAYERS: Final = ((124, True), (116, True), (124, False), (116, False), (108, False))
+
+
+def plan_entropy(codec: EntropyCodec, image: UInt8Array, relevance: Float32Array, request: PlanRequest) -> Plan:
+    """Finds what makes the most of a budget.
+
+    Args:
+        codec: the codec.
+        image: (height, width, 3) RGB.
+        relevance: (height, width), 0 to 1; 0 everywhere lets content alone decide.
+        request: budget, packet length and what a container adds.
+
+    Returns:
+        A plan with `wire_bytes <= request.budget_bytes`.
+
+    Raises:
+        BudgetTooSmallError: not even the stream header fits.
+    """
+    source = prepare(codec, image, relevance, int(request.budget_bytes * _LAYER_SHARE))
+    found = _Search(Trials(codec, source, request), request.budget_bytes).run()
+    if found is None or not found.bodies:
+        found = _layer_alone(codec, image, relevance, request)
+    return _plan(found, request)
+
+
+def plan_exactly(codec: EntropyCodec, image: UInt8Array, request: PlanRequest) -> Plan:
+    """Every patch exact, whatever it takes; `request.budget_bytes` is not looked at."""
+    source = prepare(codec, image, np.zeros(image.shape[:2], np.float32), 0)
+    return _plan(Trials(codec, source, request).run(Setting(_FINEST, DEFAULT_PRICE)), request)
+
+
+def _plan(trial: Trial, request: PlanRequest) -> Plan:
+    return Plan(trial.header, trial.levels, trial.bodies, request.packet_bytes, request.frame_bytes)
+
+
+def _layer_alone(codec: EntropyCodec, image: UInt8Array, relevance: Float32Array, request: PlanRequest) -> Trial:
+    """For budgets in which no patch fits: all of it for the background."""
+    nothing = Setting(QUALITIES, DEFAULT_PRICE)
+    bare = Trials(codec, prepare(codec, image, relevance, 0), request).run(nothing)
+    left = request.budget_bytes - bare.wire_bytes
+    if left < 0:
+        least = f"{request.budget_bytes} bytes, where the headers alone take {bare.wire_bytes}"
+        raise BudgetTooSmallError("budget", least)
+    trial = Trials(codec, prepare(codec, image, relevance, left), request).run(nothing)
+    return trial if trial.wire_bytes <= request.budget_bytes else bare
+
+
+def prepare(codec: EntropyCodec, image: UInt8Array, relevance: Float32Array, layer_bytes: int) -> Source:
+    """Everything about a picture that does not depend on the setting."""
+    grid, patches = PatchGrid.of(image), split(image)
+    layer = background_within(codec, image, layer_bytes)
+    colours = codec.background(layer, grid)
+    offsets, merits = offsets_of(relevance, grid)
+    coefficients = codec.lossy.transform.analyse(patches)
+    edges = _edges(patches, relevance, colours, grid) if _is_mask(relevance) else None
+    return Source(patches, coefficients, offsets, merits, edges, grid, layer, codec.expected_means(colours))
+
+
+def offsets_of(relevance: Float32Array, grid: PatchGrid) -> tuple[Int64Array, Float64Array]:
+    """By how many half octaves the quantiser of each patch is coarser than the finest, and ideally would be.
+
+    A mask has but an inside and an outside, which waits until the inside is exact; a patch at its edge is as fine as
+    those within, or left out where too little of it lies inside. Of a soft map, every patch has what it deserves, in
+    a map that is worth its bytes.
+    """
+    importance = patch_importance(relevance)
+    if not importance.any():
+        return np.zeros(grid.count, np.int64), np.zeros(grid.count)
+    if _is_mask(relevance):
+        ideal = np.log2(importance.max() / np.maximum(importance, _NOTHING)) - _EDGE_CREDIT
+        inside = importance > 0
+        return np.where(inside, 0, _OUTSIDE), np.where(inside, np.clip(ideal, 0, _OUTSIDE), _OUTSIDE)
+    offsets = relative_offsets(importance, grid, reach=_REACH, smoothness=_SMOOTHNESS)
+    return offsets, offsets.astype(np.float64)
+
+
+def _is_mask(relevance: Float32Array) -> bool:
+    return bool(((relevance == 0) | (relevance == relevance.max())).all() and relevance.any())
+
+
+def _edges(patches: UInt8Array, relevance: Float32Array, colours: UInt8Array, grid: PatchGrid) -> Edges:
+    inside = split(relevance[:, :, None] > 0).reshape(grid.count, -1)
+    numbers = np.flatnonzero(inside.any(axis=1) & ~inside.all(axis=1))
+    shown = split(enlarged(colours, grid))[numbers].reshape(len(numbers), -1)
+    samples = patches[numbers].reshape(len(numbers), -1)
+    return Edges(numbers, samples.astype(np.float32), shown.astype(np.float32), inside[numbers].repeat(COLOURS, axis=1))
+
+
+def enlarged(colours: UInt8Array, grid: PatchGrid) -> UInt8Array:
+    """(height, width, 3) picture of (grid.count, 3) colours, one per patch, smoothly."""
+    small = Image.fromarray(colours.reshape(grid.rows, grid.columns, COLOURS))
+    size = (grid.columns * PATCH_SIZE, grid.rows * PATCH_SIZE)
+    return np.asarray(small.resize(size, Image.Resampling.BICUBIC))[: grid.height, : grid.width]
+
+
+def background_within(codec: EntropyCodec, image: UInt8Array, limit_bytes: int) -> bytes:
+    """The finest background layer within a number of bytes; empty where even the coarsest takes more."""
+    small = thumbnail(image)
+    best = b""
+    for quality, halved in _LAYERS:
+        layer = codec.encode_background(small, quality, halved=halved)
+        if len(layer) <= limit_bytes:
+            best = layer
+    return best
+
+
+@dataclass
+class _Search:
+    """Brackets the budget by whole steps of fineness, then closes the rest by the price of a bit."""
+
+    trials: Trials
+    budget_bytes: int
+    best: Trial | None = None
+    left: int = _TRIALS
+
+    def run(self) -> Trial | None:
+        """The fullest trial found; None if nothing fits."""
+        fits, over = self._bracket()
+        if fits is not None and over is not None:
+            fits = self._leap(fits, over)
+        if fits is not None and fits.bodies and fits.setting.fineness > _FINEST:
+            self._close(fits)
+        return self.best
+
+    def _try(self, setting: Setting) -> Trial:
+        self.left -= 1
+        trial = self.trials.run(setting)
+        if self._fits(trial) and (self.best is None or trial.wire_bytes > self.best.wire_bytes):
+            self.best = trial
+        return trial
+
+    def _fits(self, trial: Trial) -> bool:
+        return trial.wire_bytes <= self.budget_bytes
+
+    def _enough(self) -> bool:
+        return self.best is not None and self.best.wire_bytes >= _ENOUGH * self.budget_bytes
+
+    def _bracket(self) -> tuple[Trial | None, Trial | None]:
+        """The finest trial that fits and the coarsest that does not, as near to each other as is of use."""
+        fits: Trial | None = None
+        over: Trial | None = None
+        low, high = _FINEST, QUALITIES
+        fineness = self._first_guess()
+        while low <= high and self.left > _FOR_CLOSING and not self._enough():
+            trial = self._try(Setting(fineness, DEFAULT_PRICE))
+            ratio = trial.wire_bytes / self.budget_bytes
+            if self._fits(trial):
+                fits, high = trial, fineness - 1
+            else:
+                over, low = trial, fineness + 1
+            if _NEAR < ratio <= 1:
+                break
+            fineness = min(max(fineness + _steps_for(ratio), low), high)
+        return fits, over
+
+    def _leap(self, fits: Trial, over: Trial) -> Trial:
+        """Where one step of fineness makes so many patches exact that the budget bursts: some of them."""
+        low, high = 0, _exact_patches(over) - _exact_patches(fits)
+        if over.setting.fineness != fits.setting.fineness - 1 or high <= 0:
+            return fits
+        share = (self.budget_bytes - fits.wire_bytes) / (over.wire_bytes - fits.wire_bytes)
+        while high - low > 1 and self.left > _FOR_CLOSING // 2 and not self._enough():
+            more = min(max(low + round(share * (high - low)), low + 1), high - 1)
+            trial = self._try(replace(fits.setting, more_exact=more))
+            if self._fits(trial):
+                fits, low = trial, more
+            else:
+                high = more
+            share = 0.5
+        return fits
+
+    def _close(self, trial: Trial) -> None:
+        """From a trial that fits: a lower price of bits, until enough of the budget is used."""
+        exponent = _PRICE_EXPONENT
+        while self.left > 0 and not self._enough():
+            ratio = _AIM * self.budget_bytes / trial.wire_bytes
+            price = min(max(trial.setting.price * ratio ** (-1 / exponent), _PRICES[0]), _PRICES[1])
+            if price == trial.setting.price:
+                return
+            following = self._try(replace(trial.setting, price=price))
+            grown = math.log(following.wire_bytes / trial.wire_bytes) / math.log(price / trial.setting.price)
+            exponent = min(max(-grown, _PRICE_EXPONENTS[0]), _PRICE_EXPONENTS[1])
+            trial = following
+
+    def _first_guess(self) -> int:
+        """The fineness at which a guess of the bits meets the budget."""
+        low, high = EXACT_BELOW, QUALITIES
+        while low < high:
+            middle = (low + high) // 2
+            guess = guessed_bits(self.trials.source, middle).sum() / 8
+            low, high = (middle + 1, high) if guess > self.budget_bytes else (low, middle)
+        return low
+
+
+def _exact_patches(trial: Trial) -> int:
+    return int(np.count_nonzero(trial.levels == EXACT))
+
+
+def _steps_for(ratio: float) -> int:
+    """How much coarser to go where the bytes are this multiple of the budget."""
+    steps = _STEPS_PER_OCTAVE * math.log2(ratio)
+    return math.ceil(steps) if steps > 0 else math.floor(steps) or -1

@@ -1,0 +1,222 @@
+"""What one setting of the entropy codec takes: levels, runs, bodies, and every byte on the wire."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+
+from shared.arrays import Float32Array, Float64Array, Int64Array, UInt8Array
+from shared.codec.entropy.codec import COUNT_BYTES, MAX_BODY_PATCHES, EntropyCodec, Run, Scene
+from shared.codec.entropy.context import QUALITIES, quantiser_steps
+from shared.codec.entropy.levels import EXACT, FINEST, HALF_OCTAVE, sending_order
+from shared.codec.entropy.transform import MEANS
+from shared.entropy_level_map import encode as encode_level_map
+from shared.packets import PACKET_HEADER_BYTES, StreamHeader
+from shared.patches import PatchGrid
+from transmitter.entropy_edges import Edges
+from transmitter.planning import Body, PlanRequest, wire_bytes
+
+EXACT_BELOW: Final = 30
+"""Patches whose quantiser would be finer than this are sent exactly."""
+
+COARSEST: Final = 114
+"""Patches whose quantiser would be coarser than this are left to the background layer."""
+
+_TWO: Final = 2
+_RATIO_CHANGES: Final = (0.25, 4.0)
+_BITS_PER_OCTAVE: Final = 0.5  # of signal over step, squared; true for the rate of Gaussians at fine steps
+_BODY_SHARE: Final = 0.94  # how full a body is aimed to be: what its patches take varies with their company
+_BODY_OVERHEAD_BITS: Final = 8 * (COUNT_BYTES + 6)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A picture, ready to be tried."""
+
+    patches: UInt8Array
+    """(grid.count, 8, 8, 3)."""
+    coefficients: Float32Array
+    """(grid.count, 192)."""
+    offsets: Int64Array
+    """(grid.count,) how many half octaves coarser than the most important patch's each quantiser is."""
+    merits: Float64Array
+    """(grid.count,) how many half octaves coarser it would ideally be: too coarse a one is not worth sending."""
+    edges: Edges | None
+    """The patches that a mask's edge cuts through; None without a mask."""
+    grid: PatchGrid
+    layer: bytes
+    """The coded background."""
+    means: Float64Array
+    """(grid.count, 3) first coefficients that the background leads to expect."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is varied."""
+
+    fineness: int
+    """Quantiser of the most important patches; may be below 0, where all of them are exact."""
+    price: float
+    """See `LossyModel.encode`."""
+    more_exact: int = 0
+    """How many of the most important lossy patches are exact nevertheless."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A setting and what came of it."""
+
+    setting: Setting
+    header: StreamHeader
+    levels: UInt8Array
+    bodies: tuple[Body, ...]
+    """In the order of sending."""
+    wire_bytes: int
+    """All that it puts on the channel."""
+
+
+@dataclass
+class Trials:
+    """Tries settings on one picture, and keeps what it has learnt of each patch's cost."""
+
+    codec: EntropyCodec
+    source: Source
+    request: PlanRequest
+    _exact_bodies: dict[tuple[int, int, bytes], bytes] = field(default_factory=dict)
+    _exact_bits: Float64Array | None = None
+    _ratio: float = 1.0
+    """Of bits to what was guessed."""
+
+    def run(self, setting: Setting) -> Trial:
+        """Codes the picture under a setting."""
+        levels, base, spacing = levels_at(self.source, setting)
+        order = sending_order(levels, self.source.grid)
+        scene = Scene(self.source.grid, levels, base, spacing, order, self.source.means)
+        guess = self._ratio * guessed_bits(self.source, setting.fineness)
+        bits = np.where(levels == EXACT, self._bits_if_exact(levels), guess)
+        bodies = [*self._exact(scene, bits), *self._lossy(scene, bits, setting.price)]
+        header = self._header(scene)
+        taken = wire_bytes(len(header.to_bytes()), [len(body.content) for body in bodies], self.request)
+        return Trial(setting, header, levels, tuple(bodies), taken)
+
+    def _exact(self, scene: Scene, bits: Float64Array) -> Iterator[Body]:
+        exact = np.flatnonzero(scene.levels[scene.order] == EXACT)
+        for run in self._runs(scene, exact, bits):
+            yield from self._exact_within(scene, run)
+
+    def _exact_within(self, scene: Scene, run: Run) -> Iterator[Body]:
+        key = (run.first, len(run.numbers), run.numbers.tobytes())
+        if key not in self._exact_bodies:
+            self._exact_bodies[key] = self.codec.encode_exact(scene, run, self.source.patches)
+        body = self._exact_bodies[key]
+        if len(body) <= self._capacity:
+            yield Body(run.first, body)
+            return
+        for half in _halves(run):
+            yield from self._exact_within(scene, half)
+
+    def _lossy(self, scene: Scene, bits: Float64Array, price: float) -> list[Body]:
+        lossy = np.flatnonzero(scene.levels[scene.order] != EXACT)
+        waiting = list(self._runs(scene, lossy, bits))
+        coefficients = self._coefficients(scene)
+        done: list[Body] = []
+        while waiting:
+            batch, waiting = _batch(waiting)
+            encoded = self.codec.encode_lossy(scene, batch, coefficients, price)
+            numbers = np.concatenate([run.numbers for run in batch])
+            self._ratio *= float(np.clip(encoded.bits.sum() / max(bits[numbers].sum(), 1), *_RATIO_CHANGES))
+            bits[numbers] = encoded.bits
+            for run, body in zip(batch, encoded.bodies, strict=True):
+                if len(body) <= self._capacity:
+                    done.append(Body(run.first, body))
+                else:
+                    waiting += _halves(run)
+        return sorted(done, key=lambda body: body.position)
+
+    def _runs(self, scene: Scene, ordinals: Int64Array, bits: Float64Array) -> Iterator[Run]:
+        """Cuts adjacent ordinals into runs that should fill their bodies."""
+        room = (8 * self._capacity - _BODY_OVERHEAD_BITS) * _BODY_SHARE
+        first = 0
+        while first < len(ordinals):
+            ahead = scene.order[ordinals[first : first + MAX_BODY_PATCHES]]
+            count = max(int(np.searchsorted(np.cumsum(bits[ahead]), room, side="right")), 1)
+            yield Run(int(ordinals[first]), ahead[:count])
+            first += count
+
+    def _coefficients(self, scene: Scene) -> Float32Array:
+        """(grid.count, 192), freed from what lies outside the mask in patches at its edge."""
+        edges = self.source.edges
+        if edges is None:
+            return self.source.coefficients
+        coefficients = self.source.coefficients.copy()
+        qualities = scene.qualities(edges.numbers)
+        widths = quantiser_steps()[np.maximum(qualities, 0)]
+        coefficients[edges.numbers] = edges.coefficients(self.codec.lossy.transform, widths)
+        return coefficients
+
+    @property
+    def _capacity(self) -> int:
+        return self.request.packet_bytes - PACKET_HEADER_BYTES
+
+    def _bits_if_exact(self, levels: UInt8Array) -> Float64Array:
+        if self._exact_bits is None:
+            self._exact_bits = np.zeros(len(levels))
+        unknown = np.flatnonzero((levels == EXACT) & (self._exact_bits == 0))
+        if len(unknown):
+            rows, columns = np.divmod(unknown, self.source.grid.columns)
+            self._exact_bits[unknown] = self.codec.exact.code_bits(self.source.patches[unknown], rows, columns)
+        return self._exact_bits
+
+    def _header(self, scene: Scene) -> StreamHeader:
+        level_map = bytes([scene.base, scene.spacing]) + encode_level_map(scene.levels, scene.grid)
+        return StreamHeader(self.request.codec, self.request.weights_hash, scene.grid, self.source.layer, level_map, 0)
+
+
+def guessed_bits(source: Source, fineness: int) -> Float64Array:
+    """(grid.count,) what each patch might take as a lossy one, from its coefficients alone."""
+    qualities = np.clip(fineness + HALF_OCTAVE * source.offsets, 0, QUALITIES - 1)
+    widths = quantiser_steps()[qualities].astype(np.float32)[:, None]
+    coefficients = source.coefficients.copy()
+    coefficients[:, :MEANS] -= source.means
+    octaves = np.log2(1 + np.square(coefficients / widths)).sum(axis=1, dtype=np.float64)
+    return np.asarray(_BITS_PER_OCTAVE * octaves)
+
+
+def levels_at(source: Source, setting: Setting) -> tuple[UInt8Array, int, int]:
+    """(grid.count,) levels under a setting, the quantiser of the finest lossy one, and the distance of the others."""
+    qualities = setting.fineness + HALF_OCTAVE * source.offsets
+    levels = np.where(qualities < EXACT_BELOW, EXACT, 0).astype(np.uint8)
+    worth = (setting.fineness + HALF_OCTAVE * source.merits <= COARSEST) | (source.merits == 0)
+    lossy = (qualities >= EXACT_BELOW) & (qualities < QUALITIES) & worth
+    if not lossy.any():
+        return levels, 0, HALF_OCTAVE
+    used = np.unique(source.offsets[lossy])
+    spacing = _spacing(used)
+    steps = np.rint((source.offsets[lossy] - used[0]) * (HALF_OCTAVE / max(spacing, 1)))
+    levels[lossy] = FINEST - steps.astype(np.uint8)
+    if setting.more_exact:
+        first = sending_order(np.where(levels == FINEST, FINEST, 0).astype(np.uint8), source.grid)
+        levels[first[: setting.more_exact]] = EXACT
+    return levels, int(setting.fineness + HALF_OCTAVE * used[0]), spacing
+
+
+def _spacing(used: Int64Array) -> int:
+    """Quantisers between levels, so that the offsets in use fit the levels: exactly, if there are but two."""
+    span = int(used[-1] - used[0])
+    if len(used) == _TWO:
+        return HALF_OCTAVE * span
+    return max(HALF_OCTAVE, -(-HALF_OCTAVE * span // (FINEST - 1)))
+
+
+def _batch(runs: list[Run]) -> tuple[list[Run], list[Run]]:
+    """As many of the first runs as are coded at once, and the rest."""
+    total = np.cumsum([len(run.numbers) for run in runs])
+    count = max(int(np.searchsorted(total, MAX_BODY_PATCHES, side="right")), 1)
+    return runs[:count], runs[count:]
+
+
+def _halves(run: Run) -> list[Run]:
+    """Two runs of half as many patches."""
+    middle = len(run.numbers) // 2
+    return [Run(run.first, run.numbers[:middle]), Run(run.first + middle, run.numbers[middle:])]
