@@ -170,7 +170,7 @@ class Trials:
 
     def _header(self, scene: Scene) -> StreamHeader:
         level_map = bytes([scene.base, scene.spacing]) + encode_level_map(scene.levels, scene.grid)
-        return StreamHeader(self.request.codec, self.request.weights_hash, scene.grid, self.source.layer, level_map, 0)
+        return StreamHeader(ENTROPY_CODEC, self.codec.weights_hash, scene.grid, self.source.layer, level_map, 0)
 
 
 def guessed_bits(source: Source, fineness: int) -> Float64Array:

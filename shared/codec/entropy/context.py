@@ -18,7 +18,7 @@ from typing import Final
 
 import numpy as np
 
-from shared.arrays import BoolArray, Float32Array, Float64Array, Int64Array
+from shared.arrays import AnyArray, BoolArray, Float32Array, Float64Array, Int64Array
 from shared.codec.entropy.schedule import GROUP_ENDS, Step, passes_of
 from shared.codec.entropy.transform import COEFFICIENTS, MEANS
 
@@ -111,7 +111,7 @@ class PatchContext:
         around = self._around(1, targets)
         base = self._kind[targets] * (self.count + 1)
         seen = self._seen.reshape(-1, COEFFICIENTS)
-        parts = [
+        parts: list[AnyArray] = [
             self._mean_differences(around, targets, self.values[targets, :MEANS], around < self.count),
             seen[base + targets, MEANS : step.start],
             *(seen[base + beside, MEANS : step.end] for beside in around[:_BESIDE]),
@@ -134,7 +134,7 @@ class PatchContext:
         around = self._around(step.patches.distance, targets)
         known = self._known[around]
         width = self.step_widths[targets][:, None]
-        parts = [
+        parts: list[AnyArray] = [
             self._mean_differences(around, targets, estimate, known),
             _companded(np.floor((self._background[targets] - estimate) * STEP_PARTS / width)),
             *self._circumstances(step, targets, around, known),
