@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 
 from shared.arrays import Float32Array, Float64Array, Int64Array, UInt8Array
-from shared.codec.entropy.codec import COUNT_BYTES, MAX_BODY_PATCHES, EntropyCodec, Run, Scene
+from shared.codec.entropy.codec import COUNT_BYTES, ENTROPY_CODEC, MAX_BODY_PATCHES, EntropyCodec, Run, Scene
 from shared.codec.entropy.context import QUALITIES, quantiser_steps
 from shared.codec.entropy.levels import EXACT, FINEST, HALF_OCTAVE, sending_order
 from shared.codec.entropy.transform import MEANS
