@@ -164,11 +164,13 @@ def level_colours(levels: int) -> tuple[str, ...]:
     """The colours of a codec's levels, 0 to the exact one, in every picture of a level map.
 
     Args:
-        levels: how many there are, 2 to 8.
+        levels: how many there are, at least 2; their colours rise evenly.
     """
-    last = len(_RISING_COLOURS) - 1
-    places = np.rint(np.linspace(0, last, levels - 1)).astype(int) if levels > 2 else [last]
-    return (_SKIPPED_COLOUR, *(_RISING_COLOURS[place] for place in places))
+    known = np.array([list(bytes.fromhex(colour[1:])) for colour in _RISING_COLOURS], np.float64)
+    places = np.linspace(len(known) - 1, 0, levels - 1)[::-1]
+    channels = [np.interp(places, np.arange(len(known)), channel) for channel in known.T]
+    rising = np.rint(np.stack(channels, axis=1)).astype(np.uint8)
+    return (_SKIPPED_COLOUR, *(f"#{colour.tobytes().hex()}" for colour in rising))
 
 
 def _patience_s(budget: Budget, raw_bytes: int, rate_bps: float) -> float:

@@ -115,12 +115,24 @@ def test_the_rate_is_set_before_sending(mmsc, script):
 
 
 def test_the_rest_of_the_options_reaches_the_transmitter(mmsc, script):
-    options = ["--percent", "1.5", "--allocation", "greedy", "--packet-bytes", "300", "--extractor", "x"]
-    mmsc("send", "photo.png", *options, "--relevance", "photo.png", "--no-figure")
+    options = [
+        "--percent",
+        "1.5",
+        "--allocation",
+        "greedy",
+        "--packet-bytes",
+        "300",
+        "--extractor",
+        "x",
+        "--codec",
+        "ladder",
+    ]
+    mmsc("send", "photo.png", *options, "--packet-bytes", "300", "--relevance", "photo.png", "--no-figure")
     (request,) = script.requests
     assert request.budget.percent_of_raw == 1.5
     assert request.options.packet_bytes == 300
     assert request.options.extractor == "x"
+    assert request.options.codec == "ladder"
     assert request.options.relevance_png == png_bytes(photo())
 
 

@@ -11,7 +11,7 @@ from skimage.metrics import peak_signal_noise_ratio
 
 from client.api import Budget, Client, Options
 from client.avif import encode_within, yardstick
-from client.figures import DPI, WIDTH_IN, draw_run, overlay
+from client.figures import DPI, WIDTH_IN, _byte_rows, draw_run, overlay
 from client.quality import measure
 from client.runs import LOST_COLOUR, Question, carry_out, level_colours, paint_levels, to_json
 from shared.pictures import png_bytes
@@ -77,6 +77,30 @@ def test_levels_are_painted_and_losses_stand_out():
     assert tuple(painted[0, 0]) == tuple(bytes.fromhex(level_colours(5)[0][1:]))
     assert tuple(painted[8, 60]) == tuple(bytes.fromhex(LOST_COLOUR[1:]))
     assert tuple(painted[16, 60]) == tuple(bytes.fromhex(level_colours(5)[2][1:]))
+
+
+def test_every_number_of_levels_has_colours_of_its_own():
+    assert level_colours(5) == ("#20203a", "#3b528b", "#21918c", "#5ec962", "#fde725")
+    for levels in range(2, 20):
+        colours = level_colours(levels)
+        assert len({*colours, LOST_COLOUR}) == levels + 1
+        assert colours[-1] == "#fde725"
+
+
+def test_levels_without_a_size_share_one_row_of_bytes(tmp_path):
+    run = run_of(photo())
+    plan = run.transmission.plan
+    for count in plan.levels:
+        count.patch_bytes = 0
+    plan.content_bytes = plan.wire_bytes - 60
+    labels = [(label, size) for label, size, _ in _byte_rows(run)]
+    assert labels[4:] == [
+        (f"level 4: {plan.levels[4].patches:,} patches", None),
+        ("patches", plan.wire_bytes - 60),
+        ("level map", 40),
+        ("headers, sketch", 20),
+    ]
+    draw_run(run, yardstick(run), tmp_path / "figure.png")
 
 
 def test_the_overlay_is_grey_where_nothing_matters():

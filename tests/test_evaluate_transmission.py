@@ -484,7 +484,7 @@ def test_levels_beyond_the_ladders_have_colours_too(tools, tmp_path):
     photo, question = scene(tools)
     (system,) = parse_systems("ladder")
     levels = np.arange(HEIGHT * WIDTH // 64, dtype=np.uint8).reshape(HEIGHT // 8, -1)
-    outcome = Outcome(photo.image, 5, fits=True, setting="", encode_s=0.0, levels=levels)
+    outcome = Outcome(photo.image, 5, fits=True, setting="", encode_s=0.0, levels=levels, level_count=96)
     draw_strip(Strip("s", photo, question, 1.0, 9, None, ((system, outcome),)), tmp_path / "s.png")
     with Image.open(tmp_path / "s.png") as figure:
         assert figure.width > 900

@@ -6,12 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import skimage.data
-from fakes import LeftHalf, mean_sender
+from fakes import LeftHalf, MeanCodec, mean_sender
 
 from shared.errors import InvalidInputError
 from shared.patches import PatchGrid
 from shared.pictures import png_bytes
 from transmitter.budget import Budget
+from transmitter.ladder_sender import LadderSender
 from transmitter.pipeline import MAX_QUERY_CHARACTERS, Job, Pipeline, StageClock, importance_of
 from transmitter.relevance.contract import Relevance
 
@@ -114,6 +115,36 @@ def test_an_extractor_that_exists_but_was_not_loaded_is_told_apart():
         _pipeline().extractor("oracle", "extractor")
 
 
+def test_the_codec_that_is_asked_for_is_taken():
+    asked = []
+
+    class Other(LadderSender):
+        def prepare(self, image):
+            asked.append(image.shape)
+            return super().prepare(image)
+
+    pipeline = Pipeline({"ladder": mean_sender(), "other": Other(MeanCodec())}, {"left-half": LeftHalf()})
+    _run(_JOB, pipeline)
+    assert not asked
+    _run(replace(_JOB, codec="other"), pipeline)
+    assert asked == [(120, 160, 3)]
+
+
+def test_a_strategy_that_the_codec_lacks_is_refused_with_those_it_has():
+    class Plain(LadderSender):
+        strategies = ("rate-distortion",)
+
+    pipeline = Pipeline({"ladder": Plain(MeanCodec())}, {"left-half": LeftHalf()})
+    with pytest.raises(InvalidInputError, match=r"options.allocation: the ladder codec has no 'greedy', but rate-dist"):
+        _run(replace(_JOB, strategy="greedy"), pipeline)
+
+
+def test_a_codec_that_exists_but_was_not_loaded_is_told_apart():
+    pipeline = Pipeline({"other": mean_sender()}, {"left-half": LeftHalf()})
+    with pytest.raises(InvalidInputError, match=r"options.codec: 'ladder' is not loaded"):
+        pipeline.codec("ladder")
+
+
 def test_importance_is_the_mean_over_the_patch():
     relevance = np.zeros((16, 8), np.float32)
     relevance[:4] = 0.5
@@ -125,6 +156,7 @@ def test_importance_is_the_mean_over_the_patch():
     [
         ({"image": b"nothing"}, "image"),
         ({"extractor": "oracle"}, "options.extractor"),
+        ({"codec": "zip"}, "options.codec"),
         ({"relevance_png": b"nothing"}, "options.relevance_png"),
         ({"budget": Budget("wire_bytes", 10)}, "budget"),
     ],

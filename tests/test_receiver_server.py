@@ -117,6 +117,7 @@ async def test_complete(receiver: Receiver) -> None:
     assert (shown.width, shown.height) == (SENT.grid.width, SENT.grid.height)
     assert (pixels(shown.image_png) == SENT.picture).all()
     assert (pixels(shown.level_map_png).ravel() == SENT.levels).all()
+    assert shown.codec == "ladder"
     assert shown.reconstruct_s == pytest.approx(report.reconstruct_s)
 
 

@@ -72,6 +72,8 @@ async def test_events_come_in_order_and_count_every_byte():
     delivered, plan = events[-1].delivered, events[1].plan
     assert sum(map(len, channel.packets)) == plan.wire_bytes == delivered.wire_bytes <= 5000
     assert sum(level.patches for level in plan.levels) == 300
+    assert sum(level.patches * level.patch_bytes for level in plan.levels) == plan.content_bytes
+    assert plan.codec == "ladder"
     assert {Packet.from_bytes(data).transmission_id for data in channel.packets} == {int(plan.transmission_id, 16)}
     assert read_picture(events[0].relevance.relevance_png).shape == (120, 160, 3)
     assert read_picture(plan.level_map_png).shape == (15, 20, 3)
@@ -112,6 +114,7 @@ async def test_no_more_is_handed_over_than_the_channel_grants():
         ({"budget": transmitter_pb2.Budget(deadline_s=float("nan"))}, "budget.deadline_s"),
         ({"options": transmitter_pb2.TransmitOptions(extractor="oracle")}, "options.extractor"),
         ({"options": transmitter_pb2.TransmitOptions(extractor="vit-attention")}, "options.extractor"),
+        ({"options": transmitter_pb2.TransmitOptions(codec="zip")}, "options.codec"),
         ({"options": transmitter_pb2.TransmitOptions(packet_bytes=100)}, "options.packet_bytes"),
         ({"options": transmitter_pb2.TransmitOptions(allocation=77)}, "options.allocation"),
         ({"options": transmitter_pb2.TransmitOptions(relevance_png=b"x")}, "options.relevance_png"),
@@ -187,6 +190,8 @@ async def test_relevance_alone_sends_nothing():
     assert read_picture(response.relevance.relevance_png)[0, 0, 0] == 255
     assert not channel.packets
     assert list(info.extractors) == ["left-half"]
+    assert (list(info.codecs), info.default_codec) == (["ladder"], "ladder")
+    assert info.codec_weights == mean_sender().weights_hash.hex()
 
 
 async def test_relevance_by_an_extractor_that_is_not_loaded_is_refused_with_the_loaded_ones():
