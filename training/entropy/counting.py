@@ -4,15 +4,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from shared.arrays import Float64Array, Int64Array, UInt8Array
-from shared.codec.entropy.context import PatchContext
+from shared.arrays import Float32Array, Float64Array, Int64Array, UInt8Array
 from shared.codec.entropy.exact import ExactNetwork
 from shared.codec.entropy.lossy import SCALES, Prediction
 from shared.codec.entropy.lossy_model import DEFAULT_PRICE, LossyModel
 from shared.codec.entropy.symbols import SymbolTables, fit_frequencies
-from shared.codec.entropy.transform import MEANS, PatchTransform
-from shared.patches import PatchGrid, split
-from training.entropy.rollouts import random_background, random_crop, random_qualities
+from shared.codec.entropy.transform import PatchTransform
+from training.entropy.rollouts import random_crop_coded
 from training.entropy.tables import REACH, logistic_bits, shrink_of
 
 _ROUNDS = 3
@@ -44,21 +42,15 @@ class Counter:
 
     def code(self, model: LossyModel, photo: UInt8Array, rng: np.random.Generator) -> None:
         """Codes a random crop under random quantisers, and counts."""
-        crop = random_crop(photo, rng)
-        grid = PatchGrid.of(crop)
-        coefficients = model.transform.analyse(split(crop))
-        qualities = random_qualities(rng, grid.rows, grid.columns).ravel()
-        background = random_background(rng, coefficients[:, :MEANS].astype(np.float64), grid.rows, grid.columns)
-        sent = np.flatnonzero(qualities >= 0)
-        if len(sent):
-            rows, columns = np.divmod(sent, grid.columns)
-            context = PatchContext(rows, columns, qualities[sent], background[sent])
-            chooser = model.chooser(coefficients[sent], DEFAULT_PRICE)
-            model.run_encoder(coefficients[sent], context, chooser)
-            for prediction, residuals in chooser.coded:
-                self._count(prediction, residuals, coefficients[sent])
+        crop = random_crop_coded(photo, model.transform, rng)
+        if crop is None:
+            return
+        chooser = model.chooser(crop.coefficients, DEFAULT_PRICE)
+        model.run_encoder(crop.coefficients, crop.context, chooser)
+        for prediction, residuals in chooser.coded:
+            self._count(prediction, residuals, crop.coefficients)
 
-    def _count(self, prediction: Prediction, residuals: Int64Array, coefficients: Float64Array) -> None:
+    def _count(self, prediction: Prediction, residuals: Int64Array, coefficients: Float32Array) -> None:
         step = prediction.step
         true = coefficients[prediction.targets, step.start : step.end]
         wanted = np.abs((true - prediction.means) / prediction.widths)

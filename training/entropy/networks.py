@@ -1,6 +1,7 @@
 """The context networks as they are trained: in floating point, on what the integer ones will see."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -33,17 +34,24 @@ class GroupNetwork(nn.Module):
         super().__init__()
         self.size = GROUP_ENDS[group] - (0, *GROUP_ENDS)[group]
         widths = (inputs_of(group), *HIDDEN[group], 2 * self.size)
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
+        *_, last = self.linear
         with torch.no_grad():
-            self.layers[-1].weight.mul_(0.1)
-            self.layers[-1].bias.zero_()
+            last.weight.mul_(0.1)
+            last.bias.zero_()
+
+    @property
+    def linear(self) -> list[nn.Linear]:
+        """The layers, first to last."""
+        return [layer for layer in self.layers if isinstance(layer, nn.Linear)]
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """(n, group) means in quantiser steps and base-2 logarithms of spreads, of (n, inputs) features."""
+        *hidden, last = self.linear
         x = features / INPUT_ONE
-        for layer in self.layers[:-1]:
+        for layer in hidden:
             x = functional.relu(layer(x)).clamp_max(ACTIVATION_BOUND)
-        out = self.layers[-1](x)
+        out: Tensor = last(x)
         return out[:, : self.size], out[:, self.size :]
 
 
@@ -63,7 +71,7 @@ class FloatPredictor:
 
     def __init__(self, networks: Sequence[GroupNetwork]) -> None:
         self._layers = [
-            [(layer.weight.detach().numpy().T.copy(), layer.bias.detach().numpy()) for layer in network.layers]
+            [(layer.weight.detach().numpy().T.copy(), layer.bias.detach().numpy()) for layer in network.linear]
             for network in networks
         ]
 

@@ -6,18 +6,19 @@ from typing import Final
 import numpy as np
 
 from shared.arrays import AnyArray, Float32Array, Float64Array, Int64Array, UInt8Array
-from shared.codec.entropy.context import QUALITIES, PatchContext, quantiser_steps
-from shared.codec.entropy.lossy import MEAN_PARTS, SCALES, Prediction, Predictor, run
-from shared.codec.entropy.schedule import GROUPS
-from training.entropy.tables import logistic_bits
+from shared.codec.entropy.context import QUALITIES, PatchContext
+from shared.codec.entropy.lossy import SCALES, Prediction, Predictor, run
+from shared.codec.entropy.lossy_model import DEFAULT_PRICE
+from shared.codec.entropy.schedule import GROUPS, Step
 from shared.codec.entropy.transform import MEANS, UNITS_PER_LEVEL, PatchTransform
 from shared.patches import PATCH_SIZE, PatchGrid, split
+from training.entropy.tables import logistic_bits
 from training.ladder.pictures import random_levels
 
 _MOST_ROWS: Final = 40
-_COARSEST: Final = 128
 _FINEST: Final = 20
-NO_SHRINK: Final[Float64Array] = np.zeros((SCALES, 3))
+_COARSEST: Final = 128
+_NO_SHRINK: Final[Float64Array] = np.zeros((SCALES, 3))
 
 
 @dataclass
@@ -27,77 +28,103 @@ class Examples:
     features: list[list[AnyArray]] = field(default_factory=lambda: [[] for _ in range(GROUPS)])
     targets: list[list[Float32Array]] = field(default_factory=lambda: [[] for _ in range(GROUPS)])
 
+    def add(self, other: "Examples") -> None:
+        """Takes in the examples of another picture."""
+        for group in range(GROUPS):
+            self.features[group] += other.features[group]
+            self.targets[group] += other.targets[group]
+
     def arrays(self, group: int) -> tuple[AnyArray, Float32Array]:
         """(n, inputs) int16 and (n, group) float32."""
         return np.concatenate(self.features[group]), np.concatenate(self.targets[group])
 
 
-class Recorder:
-    """A predictor that keeps what it was shown."""
-
-    def __init__(self, inner: Predictor, examples: Examples) -> None:
-        self._inner, self._examples = inner, examples
-
-    def __call__(self, group: int, features: Float64Array) -> tuple[Float64Array, Int64Array]:
-        """As the inner one."""
-        self._examples.features[group].append(features.astype(np.int16))
-        return self._inner(group, features)
-
-
-def choose(wanted: Float64Array, bits: Float64Array, scales: Int64Array, price: float) -> Int64Array:
-    """Residuals that trade error for bits.
-
-    Args:
-        wanted: (t, group) true coefficients less the mean, in quantiser steps.
-        bits: (SCALES, reach + 1) what a residual of each absolute value costs.
-        scales: (t, group).
-        price: squared steps that a bit is worth.
-    """
-    magnitude = np.abs(wanted)
-    nearest = np.rint(magnitude).astype(np.int64)
-    last = bits.shape[1] - 1
-    best = np.zeros_like(nearest)
-    cost = magnitude**2 + price * bits[scales, 0]
-    for candidate in (np.maximum(nearest - 1, 0), nearest):
-        other = (magnitude - candidate) ** 2 + price * bits[scales, np.minimum(candidate, last)]
-        better = other < cost
-        best, cost = np.where(better, candidate, best), np.where(better, other, cost)
-    return best * np.sign(wanted).astype(np.int64)
-
-
-@dataclass
-class Chooser:
-    """Residuals of the encoder, with the true coefficients at hand."""
+@dataclass(frozen=True)
+class Crop:
+    """A part of a photo, ready to be coded."""
 
     coefficients: Float32Array
-    """(n, 192) of all patches of the context."""
-    bits: Float64Array
-    price: float
-    examples: Examples | None = None
-    estimates: Float64Array | None = None
-    counts: AnyArray | None = None
-    """(SCALES, 2 * reach + 1) residuals seen."""
-    sums: AnyArray | None = None
-    """(SCALES, 3, 2) sum of |wanted| - |residual| for residuals of 1 and more, and their number."""
+    """(n, 192) of the patches that are sent."""
+    context: PatchContext
+    """Theirs, fresh."""
 
-    def __call__(self, prediction: Prediction) -> Int64Array:
-        """Chooses, and notes what training needs."""
+
+def random_crop_coded(photo: UInt8Array, transform: PatchTransform, rng: np.random.Generator) -> Crop | None:
+    """A random crop under random quantisers and a random background; None where no patch is sent."""
+    crop = random_crop(photo, rng)
+    grid = PatchGrid.of(crop)
+    coefficients = transform.analyse(split(crop))
+    qualities = random_qualities(rng, grid.rows, grid.columns).ravel()
+    background = random_background(rng, coefficients[:, :MEANS].astype(np.float64), grid.rows, grid.columns)
+    sent = np.flatnonzero(qualities >= 0)
+    rows, columns = np.divmod(sent, grid.columns)
+    if not len(sent):
+        return None
+    return Crop(coefficients[sent], PatchContext(rows, columns, qualities[sent], background[sent]))
+
+
+def roll_out(photo: UInt8Array, transform: PatchTransform, predictor: Predictor, rng: np.random.Generator) -> Examples:
+    """Codes a random crop of a photo under random quantisers with the current networks.
+
+    Returns:
+        What the networks saw, and what was true.
+    """
+    examples = Examples()
+    crop = random_crop_coded(photo, transform, rng)
+    if crop is not None:
+        recorder = _Recorder(predictor, crop, examples)
+        groups = np.full(crop.context.count, GROUPS)
+        run(recorder.watched(), recorder.predict, _NO_SHRINK, recorder.choose, groups)
+    return examples
+
+
+class _Recorder:
+    """Looks over the coder's shoulder."""
+
+    def __init__(self, predictor: Predictor, crop: Crop, examples: Examples) -> None:
+        self._predictor, self._crop, self._examples = predictor, crop, examples
+        self._bits = logistic_bits()
+        self._estimate: Float64Array = np.zeros((0, 0))
+
+    def watched(self) -> PatchContext:
+        """The crop's context, which tells its estimates."""
+        context, inner = self._crop.context, self._crop.context.estimate
+
+        def estimate(step: Step, targets: Int64Array) -> Float64Array:
+            self._estimate = inner(step, targets)
+            return self._estimate
+
+        context.estimate = estimate  # type: ignore[method-assign]
+        return context
+
+    def predict(self, group: int, features: Float64Array) -> tuple[Float64Array, Int64Array]:
+        """As the predictor."""
+        self._examples.features[group].append(features.astype(np.int16))
+        return self._predictor(group, features)
+
+    def choose(self, prediction: Prediction) -> Int64Array:
+        """Residuals that trade error for bits as the encoder does."""
         step = prediction.step
-        true = self.coefficients[prediction.targets, step.start : step.end].astype(np.float64)
-        wanted = (true - prediction.means) / prediction.widths
-        residuals = choose(wanted, self.bits, prediction.scales, self.price)
-        if self.counts is not None:
-            self._count(prediction, residuals, wanted)
-        return residuals
+        true = self._crop.coefficients[prediction.targets, step.start : step.end].astype(np.float64)
+        self._examples.targets[step.group].append(((true - self._estimate) / prediction.widths).astype(np.float32))
+        return _cheap_residuals((true - prediction.means) / prediction.widths, self._bits, prediction.scales)
 
-    def _count(self, prediction: Prediction, residuals: Int64Array, wanted: Float64Array) -> None:
-        assert self.counts is not None and self.sums is not None
-        reach = self.counts.shape[1] // 2
-        np.add.at(self.counts, (prediction.scales, np.clip(residuals, -reach, reach) + reach), 1)
-        kind = np.minimum(np.abs(residuals), 2)
-        error = np.abs(residuals) - np.abs(wanted)
-        np.add.at(self.sums[..., 0], (prediction.scales, kind), np.where(residuals == 0, 0, error))
-        np.add.at(self.sums[..., 1], (prediction.scales, kind), 1)
+
+def _cheap_residuals(wanted: Float64Array, bits: Float64Array, scales: Int64Array) -> Int64Array:
+    """(t, group) residuals of least squared error plus price of bits, (SCALES, reach + 1) by absolute value."""
+    magnitude = np.abs(wanted)
+    nearest = np.rint(magnitude).astype(np.int64)
+    best = np.zeros_like(nearest)
+    cost = magnitude**2 + DEFAULT_PRICE * bits[scales, 0]
+    for candidate in (np.maximum(nearest - 1, 0), nearest):
+        price = DEFAULT_PRICE * bits[scales, np.minimum(candidate, bits.shape[1] - 1)]
+        other = (magnitude - candidate) ** 2 + price
+        better = other < cost
+        best, cost = np.where(better, candidate, best), np.where(better, other, cost)
+    return np.asarray(best * np.sign(wanted), np.int64)
+
+
+# ---- random circumstances --------------------------------------------------------------------------
 
 
 def random_qualities(rng: np.random.Generator, rows: int, columns: int) -> Int64Array:
@@ -136,74 +163,6 @@ def _stretched(coarse: Float64Array, factor: int) -> Float64Array:
     return coarse
 
 
-@dataclass(frozen=True)
-class Rolled:
-    """One coded picture."""
-
-    context: PatchContext
-    coefficients: Float32Array
-    chooser: Chooser
-
-
-def roll_out(
-    photo: UInt8Array,
-    transform: PatchTransform,
-    predictor: Predictor,
-    rng: np.random.Generator,
-    price: float,
-    bits: Float64Array | None = None,
-    counts: tuple[AnyArray, AnyArray] | None = None,
-) -> Examples:
-    """Codes a random crop of a photo under random quantisers with the current networks.
-
-    Returns:
-        What the networks saw, and what was true.
-    """
-    crop = random_crop(photo, rng)
-    grid = PatchGrid.of(crop)
-    coefficients = transform.analyse(split(crop))
-    qualities = random_qualities(rng, grid.rows, grid.columns).ravel()
-    background = random_background(rng, coefficients[:, :MEANS].astype(np.float64), grid.rows, grid.columns)
-    sent = np.flatnonzero(qualities >= 0)
-    examples = Examples()
-    if not len(sent):
-        return examples
-    rows, columns = np.divmod(sent, grid.columns)
-    context = _RecordingContext(rows, columns, qualities[sent], background[sent])
-    chooser = _RecordingChooser(coefficients[sent], logistic_bits() if bits is None else bits, price, examples)
-    if counts is not None:
-        chooser.counts, chooser.sums = counts
-    everything = np.full(len(sent), GROUPS)
-    run(context, Recorder(predictor, examples), NO_SHRINK, chooser.with_context(context), everything)
-    return examples
-
-
-class _RecordingContext(PatchContext):
-    """Keeps the last estimate, which the targets are measured from."""
-
-    last: Float64Array
-
-    def estimate(self, step, targets):  # type: ignore[no-untyped-def]
-        self.last = super().estimate(step, targets)
-        return self.last
-
-
-class _RecordingChooser(Chooser):
-    _context: _RecordingContext
-
-    def with_context(self, context: _RecordingContext) -> "Chooser":
-        self._context = context
-        return self
-
-    def __call__(self, prediction: Prediction) -> Int64Array:
-        step = prediction.step
-        true = self.coefficients[prediction.targets, step.start : step.end].astype(np.float64)
-        assert self.examples is not None
-        steps_off = (true - self._context.last) / prediction.widths
-        self.examples.targets[step.group].append(steps_off.astype(np.float32))
-        return super().__call__(prediction)
-
-
 def random_crop(photo: UInt8Array, rng: np.random.Generator) -> UInt8Array:
     """At a random phase of the patch grid, mirrored or turned at random, at most 40 patches high and wide."""
     dy, dx = rng.integers(0, PATCH_SIZE, 2)
@@ -216,6 +175,3 @@ def random_crop(photo: UInt8Array, rng: np.random.Generator) -> UInt8Array:
     if rng.random() < 0.25:
         cut = cut[::-1]
     return np.ascontiguousarray(cut.transpose(1, 0, 2) if rng.random() < 0.25 else cut)
-
-
-__all__ = ["MEAN_PARTS", "Examples", "quantiser_steps", "roll_out"]

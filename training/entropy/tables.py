@@ -1,5 +1,7 @@
 """From trained networks to what ships: integer networks, and tables counted with them at work."""
 
+from typing import Final
+
 import numpy as np
 from torch import nn
 
@@ -9,12 +11,13 @@ from shared.codec.entropy.exact import ExactNetwork
 from shared.codec.entropy.lossy import FIRST_SCALE_LOG2, MEAN_PARTS, SCALES, SCALES_PER_OCTAVE
 from training.entropy.networks import INPUT_ONE, GroupNetwork
 
-REACH = 31
+REACH: Final = 31
+"""Residuals of larger magnitude escape."""
 
 
 def exact_network(network: GroupNetwork) -> ExactNetwork:
     """The integer network whose outputs are means in MEAN_PARTS of a step and scale numbers."""
-    layers: list[tuple[AnyArray, AnyArray]] = [_arrays(layer) for layer in network.layers]
+    layers: list[tuple[AnyArray, AnyArray]] = [_arrays(layer) for layer in network.linear]
     weights, bias = layers[-1]
     size = network.size
     weights, bias = weights.copy(), bias.copy()
@@ -32,12 +35,8 @@ def shrink_of(sums: Float64Array) -> Float64Array:
     return np.asarray(np.clip(np.rint(mean * MEAN_PARTS), -8, 24))
 
 
-def _arrays(layer: nn.Module) -> tuple[AnyArray, AnyArray]:
-    assert isinstance(layer, nn.Linear)
+def _arrays(layer: nn.Linear) -> tuple[AnyArray, AnyArray]:
     return layer.weight.detach().numpy().astype(np.float64), layer.bias.detach().numpy().astype(np.float64)
-
-
-assert SCALES
 
 
 def logistic_bits() -> Float64Array:

@@ -38,8 +38,8 @@ _WEIGHTS: Final = np.array([2, 2, 2, 2, 1, 1, 1, 1], np.float64)[:, None, None]
 _LINEAR: Final = 256  # differences of means beyond this are told more coarsely
 _COARSER: Final = 8
 _YES: Final = 64
-_QUALITY_ZERO: Final = 80
-_QUALITY_SCALE: Final = 2
+QUALITY_ZERO: Final = 80
+QUALITY_SCALE: Final = 2
 _MARGIN: Final = 8  # the farthest that any step looks
 
 
@@ -154,10 +154,10 @@ class PatchContext:
     ) -> tuple[Float64Array, ...]:
         """Which neighbours are known, by how much their quantisers differ, which pass this is, which quantiser."""
         own = self._qualities[targets]
-        differences = np.clip(self._qualities[around] - own, -128, 128) * known * _QUALITY_SCALE
+        differences = np.clip(self._qualities[around] - own, -128, 128) * known * QUALITY_SCALE
         number = np.zeros((len(targets), len(passes_of(step.group))))
         number[:, step.number] = _YES
-        quality = ((own - _QUALITY_ZERO) * _QUALITY_SCALE)[:, None]
+        quality = ((own - QUALITY_ZERO) * QUALITY_SCALE)[:, None]
         return tuple(np.asarray(part, np.float64) for part in (known.T * _YES, differences.T, number, quality))
 
     def _around(self, distance: int, targets: Int64Array) -> Int64Array:

@@ -1,0 +1,191 @@
+"""Trains the lossy levels of the entropy codec: `python -m training.entropy.lossy --data DATA --out FILE`.
+
+```
+photos ─► transform (closed form)
+photos ─► rollouts: a coder with the current networks ─► examples ─► networks, each group on its own ─┐
+              ▲──────────────────────────────────────────────────────────────────────────────────────┘
+networks ─► integer networks ─► counts of what they leave to be coded ─► tables ─► weights file
+```
+The networks learn from what they will see: contexts that were quantised and predicted by themselves.
+"""
+
+import argparse
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from shared.arrays import AnyArray, Float32Array, Int64Array
+from shared.codec.entropy.context import QUALITY_SCALE, QUALITY_ZERO
+from shared.codec.entropy.transform import PatchTransform
+from shared.codec.entropy.weights import save_lossy
+from training.entropy.counting import counted_model
+from training.entropy.networks import FloatPredictor, code_length_bits, new_networks
+from training.entropy.rollouts import Examples, roll_out
+from training.entropy.tables import exact_network
+from training.entropy.transform import learn_transform
+from training.ladder.data import Photos, load_photos, sample_patches
+
+_PHOTOS_PER_CYCLE: Final = 16
+_BATCH: Final = 1_024
+_RATE: Final = 2e-3
+_WARM_CYCLES: Final = 20
+_AVERAGE: Final = 0.98
+_CHECKPOINT_CYCLES: Final = 25
+_SOURCE_WEIGHTS: Final = (3.0, 1.0, 1.0, 3.0)  # of SOURCES: larger photos more often
+_HELD_OUT: Final = range(323, 343)  # the last of coco_train_masks
+_PATCHES_PER_PHOTO: Final = (40, 20, 20, 40)
+_COUNTED: Final = 80
+_MIDDLE_QUALITY: Final = 70
+_QUALITIES_PER_DOUBLING: Final = 23  # of an example's weight: bits fall by as much
+_WEIGHTS: Final = (0.25, 4.0)
+
+
+@dataclass
+class Training:
+    """Networks on their way."""
+
+    photos: Photos
+    transform: PatchTransform
+    cycles: int
+    networks: nn.ModuleList
+    average: dict[str, Tensor]
+    """Of the networks' parameters over the last cycles; this is what ships."""
+    done: int = 0
+
+    def run(self, checkpoint: Path) -> None:
+        """Trains to the end, saving now and then."""
+        optimisers = [torch.optim.Adam(network.parameters(), betas=(0.9, 0.99)) for network in self.networks]
+        rng = np.random.default_rng(self.done)
+        bar = tqdm(total=self.cycles, initial=self.done, desc="context networks", unit="cycle")
+        while self.done < self.cycles:
+            examples = self._examples(rng)
+            for optimiser in optimisers:
+                optimiser.param_groups[0]["lr"] = _rate(self.done, self.cycles)
+            bits = [
+                _learn(network, optimiser, examples.arrays(group), rng)
+                for group, (network, optimiser) in enumerate(zip(self.networks, optimisers, strict=True))
+            ]
+            self._step_average()
+            self.done += 1
+            bar.update()
+            bar.set_postfix_str(f"{sum(bits):.1f} bits per patch")
+            if self.done % _CHECKPOINT_CYCLES == 0 or self.done == self.cycles:
+                self.save(checkpoint)
+
+    def _examples(self, rng: np.random.Generator) -> Examples:
+        predictor = FloatPredictor(list(self.networks))  # type: ignore[arg-type]
+        examples = Examples()
+        for index in self._chosen(rng):
+            examples.add(roll_out(self.photos[int(index)], self.transform, predictor, rng))
+        return examples
+
+    def _chosen(self, rng: np.random.Generator) -> Int64Array:
+        allowed = training_photos(self.photos)
+        weights = np.array(_SOURCE_WEIGHTS)[self.photos.sources[allowed]]
+        return rng.choice(allowed, _PHOTOS_PER_CYCLE, p=weights / weights.sum())
+
+    def _step_average(self) -> None:
+        keep = min(_AVERAGE, (self.done + 1) / (self.done + 10))
+        for name, value in self.networks.state_dict().items():
+            self.average[name] = keep * self.average[name] + (1 - keep) * value
+
+    def save(self, checkpoint: Path) -> None:
+        """Writes everything that `resumed` needs."""
+        state = {
+            "networks": self.networks.state_dict(),
+            "average": self.average,
+            "done": self.done,
+            "basis": torch.from_numpy(self.transform.basis),
+        }
+        torch.save(state, checkpoint.with_suffix(".part"))
+        checkpoint.with_suffix(".part").replace(checkpoint)
+
+
+def begun(photos: Photos, cycles: int) -> Training:
+    """A fresh training."""
+    patches, _ = sample_patches(photos, _PATCHES_PER_PHOTO, seed=0)
+    networks = new_networks(0)
+    average = {name: value.clone() for name, value in networks.state_dict().items()}
+    return Training(photos, learn_transform(patches), cycles, networks, average)
+
+
+def resumed(photos: Photos, cycles: int, checkpoint: Path) -> Training:
+    """A training as it was saved."""
+    state: dict[str, Any] = torch.load(checkpoint, weights_only=True)
+    networks = new_networks(0)
+    networks.load_state_dict(state["networks"])
+    transform = PatchTransform(state["basis"].numpy())
+    return Training(photos, transform, cycles, networks, state["average"], int(state["done"]))
+
+
+def training_photos(photos: Photos) -> Int64Array:
+    """Numbers of the photos that are not held out."""
+    return np.setdiff1d(np.arange(len(photos)), np.array(_HELD_OUT))
+
+
+def _learn(
+    network: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    examples: tuple[AnyArray, Float32Array],
+    rng: np.random.Generator,
+) -> float:
+    """One pass over the examples of a group; returns the mean bits of a patch."""
+    features, targets = examples
+    bits = []
+    for rows in _batches(len(features), rng):
+        x = torch.from_numpy(features[rows].astype(np.float32))
+        length = code_length_bits(torch.from_numpy(targets[rows]), *network(x)).sum(dim=1)
+        optimiser.zero_grad()
+        (_example_weights(x) * length).mean().backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(network.parameters(), 20.0)
+        optimiser.step()
+        bits.append(float(length.mean()))
+    return float(np.mean(bits))
+
+
+def _example_weights(features: Tensor) -> Tensor:
+    """Patches under coarse quantisers take few bits, of which each counts for more."""
+    quality = features[:, -1] / QUALITY_SCALE + QUALITY_ZERO
+    return torch.exp2((quality - _MIDDLE_QUALITY) / _QUALITIES_PER_DOUBLING).clamp(*_WEIGHTS)
+
+
+def _batches(count: int, rng: np.random.Generator) -> Iterator[Int64Array]:
+    order = rng.permutation(count)
+    for start in range(0, max(count - _BATCH // 2, 1), _BATCH):
+        yield order[start : start + _BATCH]
+
+
+def _rate(done: int, cycles: int) -> float:
+    warm = min(1.0, (done + 1) / _WARM_CYCLES)
+    return _RATE * warm * 0.5 * (1 + math.cos(math.pi * done / cycles)) + 1e-6
+
+
+def main() -> None:
+    """Trains, or goes on training, and writes the weights file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder of the training photos")
+    parser.add_argument("--out", type=Path, default=Path("models/entropy.safetensors"))
+    parser.add_argument("--cycles", type=int, default=2_000, help="of 16 photos each; 2,000 take about 75 minutes")
+    parser.add_argument("--checkpoint", type=Path, default=Path("entropy-lossy.pt"), help="gone on from if it exists")
+    arguments = parser.parse_args()
+    photos = load_photos(arguments.data)
+    exists = arguments.checkpoint.exists()
+    training = resumed(photos, arguments.cycles, arguments.checkpoint) if exists else begun(photos, arguments.cycles)
+    training.run(arguments.checkpoint)
+    training.networks.load_state_dict(training.average)
+    networks = [exact_network(network) for network in training.networks]  # type: ignore[arg-type]
+    every = np.linspace(0, len(photos) - 1, _COUNTED).astype(int)
+    counted = [np.asarray(photos[int(i)]) for i in np.intersect1d(every, training_photos(photos))]
+    model = counted_model(training.transform, networks, counted, seed=0)
+    save_lossy(arguments.out, model, {"cycles": str(training.done), "photos": str(len(photos) - len(_HELD_OUT))})
+
+
+if __name__ == "__main__":
+    main()
