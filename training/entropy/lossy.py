@@ -146,7 +146,7 @@ def _learn(
         (_example_weights(x) * length).mean().backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(network.parameters(), 20.0)
         optimiser.step()
-        bits.append(float(length.mean()))
+        bits.append(float(length.detach().mean()))
     return float(np.mean(bits))
 
 

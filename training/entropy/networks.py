@@ -63,7 +63,8 @@ def code_length_bits(targets: Tensor, means: Tensor, spreads_log2: Tensor) -> Te
     nats = functional.logsigmoid(upper) + functional.logsigmoid(-lower) + torch.log(-torch.expm1(-narrow))
     # The straight part keeps spreads beyond the bounds from being stuck there.
     beyond = (spreads_log2 - spreads_log2.clamp(*_SPREAD_BOUNDS)).abs()
-    return -nats / np.log(2) + 0.01 * beyond
+    bits: Tensor = -nats / np.log(2) + 0.01 * beyond
+    return bits
 
 
 class FloatPredictor:
