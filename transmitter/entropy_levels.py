@@ -17,7 +17,7 @@ from typing import Final
 
 import numpy as np
 
-from shared.arrays import AnyArray, BoolArray, Float32Array, Float64Array, Int64Array, UInt8Array
+from shared.arrays import BoolArray, Float32Array, Float64Array, Int64Array, UInt8Array
 from shared.patches import PATCH_SIZE, PatchGrid
 from transmitter.allocation import IMPORTANCE_FLOOR
 
@@ -34,10 +34,10 @@ MASK_DEPTH: Final = 6
 """Half octaves between the finest quantiser and one as coarse as sending nothing: 18 dB. Decides how much of a patch
 must belong to a mask for the patch to be sent, about a sixteenth."""
 
+# By the bytes of real maps: what a pair of unequal neighbours adds, and each level between them.
 _STEP_BITS: Final = 1.0
 _LEVEL_BITS: Final = 0.5
-_SWEEPS: Final = 3
-_COARSEST_BLOCK: Final = 4
+_SWEEPS: Final = 4
 _PIXELS: Final = PATCH_SIZE**2
 _TOLERANCE: Final = 1e-3
 
@@ -49,7 +49,8 @@ def relative_levels(importance: Float32Array, grid: PatchGrid, *, reach: int, sm
         importance: (grid.count,), 0 to 1.
         grid: the picture's grid.
         reach: how many lossy levels are used, 1 to MAX_REACH; patches that deserve less are skipped.
-        smoothness: bits of a patch that a bit of the map is worth; 0 gives every patch its ideal level.
+        smoothness: how many bits of patches a bit of the map is worth; 1 makes the sum of both least at a few percent
+            of raw, more where patches have fewer coefficients than PATCH_COEFFICIENTS, 0 gives each its ideal level.
 
     Returns:
         (grid.count,): FINEST_LOSSY down to FINEST_LOSSY - reach + 1, or 0 for skipped. The same level all over where
@@ -66,7 +67,7 @@ def relative_offsets(importance: Float32Array, grid: PatchGrid, *, reach: int, s
     Args:
         importance: (grid.count,), 0 to 1.
         grid: the picture's grid.
-        reach: how many offsets are told apart from skipping, from 1.
+        reach: how many offsets there are below that of skipped patches, from 1; not bound to the levels.
         smoothness: as above.
 
     Returns:
@@ -78,8 +79,11 @@ def relative_offsets(importance: Float32Array, grid: PatchGrid, *, reach: int, s
     mask = is_mask(importance)
     choices = np.array([0, MASK_DEPTH]) if mask else np.arange(reach + 1)
     costs = _costs(ideal, choices).reshape(len(choices), grid.rows, grid.columns)
-    chosen = _smoothed(costs, smoothness * _pair_bits(len(choices))) if smoothness > 0 else costs.argmin(axis=0)
-    return np.asarray(chosen.ravel() * (reach if mask else 1), np.int64)
+    chosen = _descend(costs, smoothness * _pair_bits(len(choices)))
+    offsets = chosen.ravel() * (reach if mask else 1)
+    # Smoothing may leave nobody the finest level.
+    lowest = offsets.min()
+    return np.asarray(np.where((offsets == reach) & (lowest < reach), reach, offsets - lowest), np.int64)
 
 
 def ideal_offsets(importance: Float32Array) -> Float64Array:
@@ -110,32 +114,17 @@ def _pair_bits(choices: int) -> Float64Array:
     return np.asarray(np.where(apart > 0, _STEP_BITS + _LEVEL_BITS * apart, 0), np.float64)
 
 
-def _smoothed(costs: Float64Array, pair: Float64Array) -> Int64Array:
-    """(rows, columns) choices that lower the sum of costs and pairs, better than either of two starts finds alone."""
-    starts = [costs.argmin(axis=0)]
-    if min(costs.shape[1:]) >= 2 * _COARSEST_BLOCK:
-        starts.append(_from_blocks(costs, pair, _COARSEST_BLOCK))
-    found = [_descend(costs, pair, start) for start in starts]
-    return min(found, key=lambda chosen: _energy(costs, pair, chosen))
-
-
-def _from_blocks(costs: Float64Array, pair: Float64Array, side: int) -> Int64Array:
-    """A start for single patches: square blocks of them first, the sides of a block as long as it is."""
-    _, rows, columns = costs.shape
-    padded = np.pad(costs, ((0, 0), (0, -rows % side), (0, -columns % side)))
-    blocks = padded.reshape(len(costs), -(-rows // side), side, -(-columns // side), side).sum(axis=(2, 4))
-    chosen = _descend(blocks, pair * side, blocks.argmin(axis=0))
-    return np.asarray(chosen.repeat(side, axis=0).repeat(side, axis=1)[:rows, :columns], np.int64)
-
-
-def _descend(costs: Float64Array, pair: Float64Array, start: Int64Array) -> Int64Array:
-    """Iterated conditional modes: all black cells at once, then all white ones."""
-    chosen = start.copy()
+def _descend(costs: Float64Array, pair: Float64Array) -> Int64Array:
+    """(rows, columns) choices by iterated conditional modes: all black cells at once, then all white ones."""
+    chosen = costs.argmin(axis=0)
     black: BoolArray = np.indices(chosen.shape).sum(axis=0) % 2 == 0
     for _ in range(_SWEEPS):
+        before = chosen.copy()
         for cells in (black, ~black):
             np.copyto(chosen, (costs + _with_neighbours(pair, chosen)).argmin(axis=0), where=cells)
-    return chosen
+        if (chosen == before).all():
+            break
+    return np.asarray(chosen, np.int64)
 
 
 def _with_neighbours(pair: Float64Array, chosen: Int64Array) -> Float64Array:
@@ -146,10 +135,4 @@ def _with_neighbours(pair: Float64Array, chosen: Int64Array) -> Float64Array:
     total[:, :-1] += each[:, 1:]
     total[:, :, 1:] += each[:, :, :-1]
     total[:, :, :-1] += each[:, :, 1:]
-    return total
-
-
-def _energy(costs: Float64Array, pair: Float64Array, chosen: Int64Array) -> float:
-    own: AnyArray = np.take_along_axis(costs, chosen[None], axis=0)
-    sides = pair[chosen[1:], chosen[:-1]].sum() + pair[chosen[:, 1:], chosen[:, :-1]].sum()
-    return float(own.sum() + sides)
+    return np.asarray(total, np.float64)
