@@ -125,6 +125,20 @@ def test_damage_of_one_packet_leaves_the_others_alone():
     np.testing.assert_array_equal(decoding.coefficients[packets != 1], encoding.coefficients[packets != 1])
 
 
+def test_beginning_of_a_packet_shows_all_its_patches_more_coarsely():
+    numbers, qualities = np.arange(GRID.count), np.full(GRID.count, 70)
+    body = MODEL.encode(COEFFICIENTS_OF_IMAGE, _context(numbers, qualities), DEFAULT_PRICE).bodies[0]
+    quality_db = []
+    for share in (0.1, 0.3, 0.6, 0.9, 1.0):
+        beginning = body[: round(share * len(body))]
+        decoding = MODEL.decode([beginning], _context(numbers, qualities), np.array([share < 1]))
+        assert not decoding.damaged.any()
+        quality_db.append(_psnr_db(IMAGE, join(MODEL.transform.synthesise(decoding.coefficients), GRID)))
+    assert quality_db == sorted(quality_db)
+    assert quality_db[0] > 15
+    assert quality_db[-1] > 39
+
+
 def test_group_sizes_and_inputs_fit():
     assert GROUP_ENDS[-1] == COEFFICIENTS
     assert [network.inputs for network in MODEL.networks] == [inputs_of(group) for group in range(GROUPS)]

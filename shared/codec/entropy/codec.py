@@ -1,11 +1,12 @@
 """The entropy codec: both ends of the patches' bytes, packet by packet.
 
 ```
-body    patches:u16 │ string                                    (big endian)
+body    cut:1 bit, patches:15 bits │ string                      (big endian)
         string of exact patches by `lossless`, of all others by `lossy_model`; never both in one body
 ```
 A body holds patches that follow each other in the order of sending and needs nothing but the stream header to be
-decoded: not the packets before it, not those after.
+decoded: not the packets before it, not those after. The first bit is 0 on the wire; a receiver that has but the
+beginning of a body sets it, and gets the patches as coarse as that beginning tells.
 """
 
 import hashlib
@@ -34,8 +35,10 @@ ENTROPY_CODEC: Final = 2
 COUNT_BYTES: Final = 2
 """Bytes of a body before its string."""
 
-MAX_BODY_PATCHES: Final = 32_768
+MAX_BODY_PATCHES: Final = 32_767
 """Patches that one body may hold; bounds the memory of coding."""
+
+_CUT: Final = 0x8000
 
 _FILES: Final = ("entropy.safetensors", "lossless.safetensors", "entropy_level_map.safetensors")
 
@@ -48,6 +51,8 @@ class Run:
     """Ordinal of the first in the order of sending."""
     numbers: Int64Array
     """Their numbers in the picture."""
+    cut: bool = False
+    """Whether only the beginning of the body is there."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +158,8 @@ class EntropyCodec:
     ) -> None:
         runs = [run for run, _ in batch]
         context = scene.context(runs)
-        decoding = self.lossy.decode([string for _, string in batch], context)
+        cut = np.array([run.cut for run in runs])
+        decoding = self.lossy.decode([string for _, string in batch], context, cut)
         good = ~decoding.damaged[context.packets]
         numbers = np.concatenate([run.numbers for run in runs])[good]
         patches[numbers] = self.lossy.transform.synthesise(decoding.coefficients[good])
@@ -174,17 +180,25 @@ class EntropyCodec:
 
 def patches_in(body: bytes) -> int:
     """How many patches a body says that it holds; 0 if it is too short to say."""
-    return int.from_bytes(body[:COUNT_BYTES], "big") if len(body) > COUNT_BYTES else 0
+    return int.from_bytes(body[:COUNT_BYTES], "big") & ~_CUT if len(body) > COUNT_BYTES else 0
+
+
+def beginning(body: bytes) -> bytes:
+    """Marks the beginning of a body as such; nothing of what is too short to tell anything."""
+    count = patches_in(body)
+    return (count | _CUT).to_bytes(COUNT_BYTES, "big") + body[COUNT_BYTES:] if count else b""
 
 
 def run_of(scene: Scene, first: int, body: bytes) -> Run | None:
-    """The patches of a body; None where it claims what no sender would send."""
-    count = patches_in(body)
-    if not 0 < count <= MAX_BODY_PATCHES or first + count > len(scene.order):
+    """The patches of a body; None where it claims what no sender would send, or is but a part of exact patches."""
+    count, cut = patches_in(body), body[:1] >= b"\x80"
+    if not count > 0 or first + count > len(scene.order):
         return None
     numbers = scene.order[first : first + count]
     exact = scene.levels[numbers] == EXACT
-    return Run(first, numbers) if exact.all() or not exact.any() else None
+    if exact.any() and (cut or not exact.all()):
+        return None
+    return Run(first, numbers, cut)
 
 
 @cache

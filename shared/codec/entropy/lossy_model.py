@@ -99,14 +99,16 @@ class LossyModel:
         _drop_beyond(context.values[:-1], np.array(groups)[context.packets])
         return LossyEncoding(bodies, context.values[:-1], chooser.bits)
 
-    def decode(self, bodies: Sequence[bytes], context: PatchContext) -> LossyDecoding:
+    def decode(self, bodies: Sequence[bytes], context: PatchContext, cut: BoolArray | None = None) -> LossyDecoding:
         """Decodes patches, whatever the bytes.
 
         Args:
             bodies: of each packet number of the context.
             context: the patches, fresh.
+            cut: (packets,) whether only the beginning of a body is there; its patches then come out as coarse as the
+                groups of coefficients that could be read. None means that all are whole.
         """
-        reader = _Reader(self, bodies, context)
+        reader = _Reader(self, bodies, context, np.zeros(len(bodies), np.bool_) if cut is None else cut)
         run(context, self.predict, self.shrink, reader, reader.groups[context.packets])
         return LossyDecoding(context.values[:-1], reader.damaged)
 
@@ -184,27 +186,34 @@ class Chooser:
 
 
 class _Reader:
-    """Reads residuals; those of a packet that turns out damaged are 0 from there on."""
+    """Reads residuals; those of a packet that turns out damaged, or ends too early, are 0 from there on."""
 
-    def __init__(self, model: LossyModel, bodies: Sequence[bytes], context: PatchContext) -> None:
-        self._model, self._context = model, context
+    def __init__(self, model: LossyModel, bodies: Sequence[bytes], context: PatchContext, cut: BoolArray) -> None:
+        self._model, self._context, self._cut = model, context, cut
         self.groups = np.array([body[0] if body else 0 for body in bodies], np.int64)
         self.damaged = np.array([not body or body[0] > GROUPS for body in bodies], np.bool_)
         self.groups[self.damaged] = 0
+        self._ended = self.damaged.copy()
         self._readers = [SymbolReader(body[1:]) for body in bodies]
 
     def __call__(self, prediction: Prediction) -> Int64Array:
         residuals = np.zeros(prediction.scales.shape, np.int64)
         packets = self._context.packets[prediction.targets]
         for packet in np.unique(packets):
-            rows = np.flatnonzero(packets == packet)
-            if not self.damaged[packet]:
+            if not self._ended[packet]:
+                rows = np.flatnonzero(packets == packet)
                 residuals[rows] = self._read(int(packet), prediction.scales[rows])
         return residuals
 
     def _read(self, packet: int, scales: Int64Array) -> Int64Array:
+        reader = self._readers[packet]
         try:
-            return self._readers[packet].read(self._model.tables, scales.ravel()).reshape(scales.shape)
+            residuals = reader.read(self._model.tables, scales.ravel()).reshape(scales.shape)
         except StreamError:
-            self.damaged[packet] = True
+            self._ended[packet] = True
+            self.damaged[packet] = not self._cut[packet]
             return np.zeros(scales.shape, np.int64)
+        if self._cut[packet] and reader.exhausted:
+            self._ended[packet] = True
+            residuals[:] = 0
+        return residuals

@@ -151,6 +151,11 @@ class SymbolReader:
         padded = data + b"\0" * (-len(data) % _WORD_BYTES)
         self._decoder = _RangeDecoder(np.frombuffer(padded, ">u4").astype(np.uint32))
 
+    @property
+    def exhausted(self) -> bool:
+        """Whether all bytes have been looked at: what is read from now on, and the last few values, may be made up."""
+        return bool(self._decoder.maybe_exhausted())
+
     def read(self, tables: SymbolTables, numbers: AnyArray) -> Int64Array:
         """Reads values.
 
