@@ -2,7 +2,7 @@
 
 ```
 picture ─► codec.prepare ──┐
-relevance ─► importance ───┴─► plan ─► pack ─► write_frames ─► file
+relevance ─────────────────┴─► plan ─► pack ─► write_frames ─► file
 file ─► read_frames ─► Assembly ─► codec.decode ─► codec.paint ─► picture
 ```
 The stages are those of the transmitter and the receiver; only the container around the packets is new. Packets are
@@ -69,13 +69,13 @@ class DecodedFile:
 
 
 def encode_within(
-    image: UInt8Array, importance: Float32Array, codec: SenderCodec, *, limit_bytes: int, clock: StageClock
+    image: UInt8Array, relevance: Float32Array, codec: SenderCodec, *, limit_bytes: int, clock: StageClock
 ) -> EncodedFile:
     """Makes the most of a number of bytes.
 
     Args:
         image: (height, width, 3) RGB.
-        importance: (patches,), 0 to 1; 0 everywhere lets content alone decide.
+        relevance: (height, width), 0 to 1; 0 everywhere lets content alone decide.
         codec: of the patches.
         limit_bytes: the file's largest size.
         clock: where the stages' times go.
@@ -89,7 +89,7 @@ def encode_within(
     with clock.stage("encode"):
         prepared = codec.prepare(image)
     with clock.stage("allocate"):
-        plan = prepared.plan(importance, PlanRequest(limit_bytes, MAX_PACKET_BYTES, frame_bytes=FRAME_BYTES))
+        plan = prepared.plan(relevance, PlanRequest(limit_bytes, MAX_PACKET_BYTES, frame_bytes=FRAME_BYTES))
     with clock.stage("pack"):
         return _packed(plan)
 

@@ -37,10 +37,10 @@ def _picture(width, height, seed=0, noise=40):
     return np.clip(smooth + random.normal(0, noise, smooth.shape), 0, 255).astype(np.uint8)
 
 
-def _within(image, limit_bytes, importance=None, clock=None):
-    if importance is None:
-        importance = np.random.default_rng(1).random(PatchGrid.of(image).count).astype(np.float32)
-    return encode_within(image, importance, mean_sender(), limit_bytes=limit_bytes, clock=clock or _clock())
+def _within(image, limit_bytes, relevance=None, clock=None):
+    if relevance is None:
+        relevance = np.random.default_rng(1).random(image.shape[:2]).astype(np.float32)
+    return encode_within(image, relevance, mean_sender(), limit_bytes=limit_bytes, clock=clock or _clock())
 
 
 def _exactly(image):
@@ -111,7 +111,7 @@ def test_the_stages_are_timed_by_the_given_clock():
 def test_the_bytes_go_where_the_relevance_is():
     importance = np.zeros((8, 10), np.float32)
     importance[2:5, 3:7] = 1
-    file = _within(_IMAGE, 3000, importance.ravel())
+    file = _within(_IMAGE, 3000, importance.repeat(8, axis=0).repeat(8, axis=1))
     header = _decoded(file.data).header
     levels = decode_level_map(header.level_map, header.level_map_table, header.grid).reshape(8, 10)
     assert (levels[2:5, 3:7] == RAW).all()

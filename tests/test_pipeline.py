@@ -12,9 +12,9 @@ from shared.errors import InvalidInputError
 from shared.patches import PatchGrid
 from shared.pictures import png_bytes
 from transmitter.budget import Budget
+from transmitter.importance import patch_importance
 from transmitter.ladder_sender import LadderSender
-from transmitter.pipeline import MAX_QUERY_CHARACTERS, Job, Pipeline, StageClock, importance_of
-from transmitter.relevance.contract import Relevance
+from transmitter.pipeline import MAX_QUERY_CHARACTERS, Job, Pipeline, StageClock, guiding_map
 
 _PHOTO = skimage.data.chelsea()[:120, :160]
 _JOB = Job(png_bytes(_PHOTO), "left", Budget("wire_bytes", 4000), 5)
@@ -97,7 +97,7 @@ def test_the_clients_own_map_replaces_the_extractor():
 def test_where_nothing_was_found_content_alone_decides():
     stage, plan = _run(replace(_JOB, query="unicorn"))
     assert not stage.relevance.present
-    assert not importance_of(stage.relevance).any()
+    assert not guiding_map(stage.relevance).any()
     assert plan.spread_by_content
     # The same plan as for a map that says nothing at all, and not the one that favours the left.
     blank = replace(_JOB, relevance_png=png_bytes(np.zeros(_PHOTO.shape[:2], np.uint8)))
@@ -148,7 +148,7 @@ def test_a_codec_that_exists_but_was_not_loaded_is_told_apart():
 def test_importance_is_the_mean_over_the_patch():
     relevance = np.zeros((16, 8), np.float32)
     relevance[:4] = 0.5
-    assert importance_of(Relevance(relevance, present=True)).tolist() == [0.25, 0]
+    assert patch_importance(relevance).tolist() == [0.25, 0]
 
 
 @pytest.mark.parametrize(

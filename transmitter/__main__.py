@@ -91,7 +91,9 @@ def _pipeline(config: TransmitterConfig, weights: Mapping[str, Path | None]) -> 
     for extractor in extractors.values():
         extractor(blank, "warm up")
     for codec in codecs.values():
-        codec.prepare(blank).plan(np.zeros(64, np.float32), PlanRequest(blank.nbytes, DEFAULT_PACKET_BYTES))
+        codec.prepare(blank).plan(
+            np.zeros(blank.shape[:2], np.float32), PlanRequest(blank.nbytes, DEFAULT_PACKET_BYTES)
+        )
     return pipeline
 
 

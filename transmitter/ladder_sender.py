@@ -13,6 +13,7 @@ from shared.codec.ladder_order import packet_runs, sending_order
 from shared.codec.registry import LADDER, CodecEntry
 from shared.levels import LEVEL_BYTES, RAW
 from shared.patches import split
+from transmitter.importance import patch_importance
 from transmitter.ladder_planning import STRATEGIES, LadderPlan, exact_plan, make_plan
 from transmitter.planning import Body, Plan, PlanRequest
 
@@ -26,9 +27,9 @@ class LadderPicture:
     encoded: EncodedPatches
     weights_hash: bytes
 
-    def plan(self, importance: Float32Array, request: PlanRequest) -> Plan:
-        """See the contract."""
-        plan = make_plan(self.image, importance, self.encoded.errors, request, self.weights_hash)
+    def plan(self, relevance: Float32Array, request: PlanRequest) -> Plan:
+        """See the contract; a patch is as important as it is relevant on average."""
+        plan = make_plan(self.image, patch_importance(relevance), self.encoded.errors, request, self.weights_hash)
         return filled(plan, self.encoded)
 
 

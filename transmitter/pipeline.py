@@ -1,9 +1,9 @@
 """The main path: from an uploaded picture and a query to the packets on the channel.
 
 ```
-upload ─► read_picture ─► extractor ─► patch_importance ─┐
-              │                                          ├─► plan ─► pack ─► channel
-              └────────► codec.prepare ──────────────────┘
+upload ─► read_picture ─► extractor ──────┐
+              │                           ├─► plan ─► pack ─► channel
+              └────────► codec.prepare ───┘
 ```
 Every stage is a plain function of arrays and bytes; clocks come in from outside, sockets stay in `server.py`.
 """
@@ -21,7 +21,6 @@ from shared.packets import DEFAULT_PACKET_BYTES, MAX_PACKET_BYTES, MIN_PACKET_BY
 from shared.patches import PatchGrid
 from shared.pictures import read_picture, read_relevance
 from transmitter.budget import Budget
-from transmitter.importance import patch_importance
 from transmitter.packing import pack
 from transmitter.planning import RATE_DISTORTION, STRATEGY_NAMES, Plan, PlanRequest, SenderCodec
 from transmitter.relevance.contract import Relevance, RelevanceExtractor
@@ -138,11 +137,11 @@ class Pipeline:
         with clock.stage("encode"):
             prepared = codec.prepare(image)
         with clock.stage("allocate"):
-            importance = importance_of(relevance)
-            plan = prepared.plan(importance, PlanRequest(budget_bytes, job.packet_bytes, job.strategy))
+            guide = guiding_map(relevance)
+            plan = prepared.plan(guide, PlanRequest(budget_bytes, job.packet_bytes, job.strategy))
         with clock.stage("pack"):
             packets = pack(plan, job.transmission_id)
-        yield PlanStage(plan, budget_bytes, packets, not importance.any(), clock.total_s)
+        yield PlanStage(plan, budget_bytes, packets, not guide.any(), clock.total_s)
 
     def relevance(self, image: UInt8Array, job: Job) -> tuple[str, Relevance]:
         """The relevance map of a job and the name of what made it.
@@ -187,7 +186,6 @@ class Pipeline:
         return self.extractors[name]
 
 
-def importance_of(relevance: Relevance) -> Float32Array:
-    """(patches,) importance; the same everywhere where nothing was found, so that content alone decides."""
-    importance = patch_importance(relevance.map)
-    return importance if relevance.present else np.zeros_like(importance)
+def guiding_map(relevance: Relevance) -> Float32Array:
+    """(height, width) what a plan goes by: 0 everywhere where nothing was found, so that content alone decides."""
+    return relevance.map if relevance.present else np.zeros_like(relevance.map)

@@ -2,7 +2,7 @@
 
 ```
 picture ─► SenderCodec.prepare ─► PreparedPicture ─┐
-importance, PlanRequest ───────────────────────────┴─► plan ─► Plan: header, levels, bodies ─► pack ─► packets
+relevance, PlanRequest ────────────────────────────┴─► plan ─► Plan: header, levels, bodies ─► pack ─► packets
 ```
 """
 
@@ -112,11 +112,11 @@ def wire_bytes(header_section_bytes: int, body_bytes: Collection[int], packaging
 class PreparedPicture(Protocol):
     """A picture on its way through a codec, with all that its plans share computed."""
 
-    def plan(self, importance: Float32Array, request: PlanRequest) -> Plan:
+    def plan(self, relevance: Float32Array, request: PlanRequest) -> Plan:
         """Makes the most of a budget.
 
         Args:
-            importance: (patches,), 0 to 1; 0 everywhere lets content alone decide.
+            relevance: (height, width), 0 to 1; 0 everywhere lets content alone decide.
             request: budget, packets and strategy.
 
         Returns:

@@ -20,7 +20,7 @@ from shared.patches import PatchGrid
 from shared.pictures import read_picture, read_relevance
 from transmitter.budget import Budget
 from transmitter.codecs import load_sender
-from transmitter.pipeline import CLIENT_MAP, MAX_QUERY_CHARACTERS, StageClock, importance_of
+from transmitter.pipeline import CLIENT_MAP, MAX_QUERY_CHARACTERS, StageClock, guiding_map
 from transmitter.relevance.contract import Relevance
 from transmitter.relevance.registry import DEFAULT_EXTRACTOR, load_extractor
 
@@ -118,7 +118,7 @@ def _encoded(
         codec = load_sender(name, "--codec")
     if limit_bytes is None or found is None:
         return encode_exactly(picture, codec, clock=clock)
-    return encode_within(picture, importance_of(found), codec, limit_bytes=limit_bytes, clock=clock)
+    return encode_within(picture, guiding_map(found), codec, limit_bytes=limit_bytes, clock=clock)
 
 
 def _relevance_summary(found: Relevance | None, source: str) -> dict[str, Any]:
@@ -129,7 +129,7 @@ def _relevance_summary(found: Relevance | None, source: str) -> dict[str, Any]:
         "extractor": source,
         "present": found.present,
         "mean_relevance": float(found.map.mean()),
-        "spread_by_content": not importance_of(found).any(),
+        "spread_by_content": not guiding_map(found).any(),
     }
 
 
