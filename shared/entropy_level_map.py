@@ -61,6 +61,8 @@ _FLOOR: Final = 16 * LOGIT_SCALE
 _WORD_BYTES: Final = 4
 _PATCH_LIMIT_BYTES: Final = 2
 _POWER_BITS: Final = 24
+_OVERHEAD_BYTES: Final = 1.9  # mask, density, and what the last byte has to spare
+_POINTS: Final = 1 << 64
 
 # The library's inner modules are attributes, not importable modules.
 _Categorical: Final[Any] = constriction.stream.model.Categorical
@@ -124,8 +126,24 @@ def encode(levels: UInt8Array, grid: PatchGrid) -> bytes:
     order = np.concatenate([row * grid.columns + column for row, column in _fronts(grid)])
     probabilities = _probabilities(_shipped(), _all_inputs(ranks, len(used), density), len(used))
     encoder.encode(ranks.ravel()[order].astype(np.int32), _Categorical(perfect=False), probabilities[order])
-    # The decoder reads zeros past the end, so that those at the end need not be sent.
-    return mask + bytes(encoder.get_compressed().astype(">u4").tobytes().rstrip(b"\0"))
+    return mask + _shortest(encoder)
+
+
+def _shortest(encoder: Any) -> bytes:
+    """The fewest bytes that the decoder, which reads zeros past the end, takes for what was encoded.
+
+    The coder's own words end at multiples of four bytes. Any number of its last interval will do, though, and the one
+    with the most zeros at the end is at most a byte longer than the interval asks for.
+    """
+    words = encoder.get_compressed().astype(">u4").tobytes()
+    settled, (lower, width) = encoder.pos()
+    for size in range(2 * _WORD_BYTES if lower + width < _POINTS else 0):
+        unit = _POINTS >> (8 * size)
+        point = -(-lower // unit) * unit
+        if point < lower + width:
+            words = words[: settled * _WORD_BYTES] + point.to_bytes(2 * _WORD_BYTES, "big")[:size]
+            break
+    return bytes(words.rstrip(b"\0"))
 
 
 def decode(data: bytes, grid: PatchGrid) -> UInt8Array:
@@ -160,7 +178,7 @@ def decode(data: bytes, grid: PatchGrid) -> UInt8Array:
 
 
 def estimate_bytes(levels: UInt8Array, grid: PatchGrid) -> float:
-    """About what `encode` would take, without coding; off by two bytes or so.
+    """About what `encode` would take, without coding; off by a byte or so.
 
     Args:
         levels: as `encode` takes them.
@@ -172,10 +190,15 @@ def estimate_bytes(levels: UInt8Array, grid: PatchGrid) -> float:
     used, ranks = _ranks(levels, grid)
     if len(used) == 1:
         return 1.0
-    inputs = _all_inputs(ranks, len(used), density_of(ranks))
-    frequencies = frequencies_of(_shipped(), inputs, len(used))
+    return bytes_of_ranks(_shipped(), ranks)
+
+
+def bytes_of_ranks(network: ExactNetwork, ranks: Int64Array) -> float:
+    """About what (rows, columns) ranks of a map of several levels take under a network."""
+    used = int(ranks.max()) + 1
+    frequencies = frequencies_of(network, _all_inputs(ranks, used, density_of(ranks)), used)
     chosen = np.take_along_axis(frequencies, ranks.reshape(-1, 1), axis=1)
-    return float(3 - np.log2(chosen / FREQUENCY_TOTAL).sum() / 8)
+    return float(_OVERHEAD_BYTES - np.log2(chosen / FREQUENCY_TOTAL).sum() / 8)
 
 
 def density_of(ranks: Int64Array) -> int:

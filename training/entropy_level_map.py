@@ -8,6 +8,7 @@ settings, and a small network learns each patch's rank from the ranks of its nei
 rounded to integers, and measured as such on photos that it did not learn from.
 """
 
+import itertools
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -23,24 +24,24 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from shared.arrays import BoolArray, Float32Array, Float64Array, Int64Array, UInt8Array
+from evaluation.datasets import open_dataset
+from shared.arrays import AnyArray, BoolArray, Float32Array, Float64Array, Int64Array, UInt8Array
 from shared.codec.entropy.exact import ExactNetwork
 from shared.entropy_level_map import (
     DENSITIES,
-    FREQUENCY_TOTAL,
     INPUTS,
     LEVEL_MAP_FORMAT,
     LEVELS,
     LOGIT_SCALE,
     NEIGHBOURS,
+    bytes_of_ranks,
     density_of,
-    frequencies_of,
     neighbour_inputs,
     one_hot,
 )
 from shared.patches import PatchGrid
 from shared.weights import write_weights
-from transmitter.entropy_levels import is_mask, relative_offsets
+from transmitter.entropy_levels import MAX_REACH, ideal_offsets, is_mask, relative_levels, relative_offsets
 from transmitter.importance import patch_importance
 from transmitter.relevance.embedded import EmbeddedExtractor
 from transmitter.relevance.weights import load
@@ -51,7 +52,7 @@ _QUERIES = 3
 _HELD_OUT = 60
 _SETTINGS = 5
 _SMOOTHNESS = (0.5, 1.0, 2.0, 4.0)
-_HIDDEN = (48, 24)
+_HIDDEN = (64, 32)
 _BATCH = 2_048
 _SEED = 20_261_121
 _KEY_SHAPE = (LEVELS + 1, DENSITIES, LEVELS, *[LEVELS + 1] * len(NEIGHBOURS))
@@ -78,19 +79,24 @@ class Contexts:
 
 
 @click.command()
-@click.option("--data", type=click.Path(path_type=Path, exists=True), required=True, help="Folder of coco_train_masks.")
+@click.option("--data", type=click.Path(path_type=Path, exists=True), required=True, help="Folder of the data sets.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The safetensors file to write.")
 @click.option("--photos", default=343, show_default=True, help="How many photos; the last 60 are held out.")
-@click.option("--steps", default=8_000, show_default=True, help="Steps of the optimiser.")
+@click.option("--steps", default=6_000, show_default=True, help="Steps of the optimiser.")
 def main(data: Path, out: Path, photos: int, steps: int) -> None:
-    """Trains the network and writes it."""
-    found = list(importances(data / "coco_train_masks", photos, EmbeddedExtractor(load())))
+    """Trains the network, writes it, and measures it on photos of coco_query_dev, which it does not learn from."""
+    torch.set_num_threads(1)
+    extractor = EmbeddedExtractor(load())
+    found = list(importances(data / "coco_train_masks", photos, extractor))
     held = sorted({photo for photo, _, _ in found})[-_HELD_OUT:]
     train = [item for item in found if item[0] not in held]
     network = exact(fit(contexts(level_maps([(grid, each) for _, grid, each in train], mirrored=True)), steps))
-    maps = list(level_maps([(grid, each) for photo, grid, each in found if photo in held]))
+    maps = level_maps([(grid, each) for photo, grid, each in found if photo in held])
     write_weights(out, LEVEL_MAP_FORMAT, network.to_tensors("network"), {"photos": str(photos - _HELD_OUT)})
-    click.echo(f"{len(maps)} held-out maps, mean {mean_bytes(network, maps):.1f} bytes")
+    taken = [bytes_of_ranks(network, ranks) for ranks, _ in maps]
+    click.echo(f"{len(taken)} held-out maps, mean {np.mean(taken):.1f} bytes")
+    for line in report(network, data / "coco_query_dev", extractor):
+        click.echo(line)
 
 
 def importances(
@@ -119,15 +125,26 @@ def level_maps(
     """(rows, columns) ranks of level maps at random settings, of as many levels as a planner might use."""
     random = np.random.default_rng(_SEED)
     for grid, importance in tqdm(found, desc="level maps"):
-        for _ in range(1 if is_mask(importance) else _SETTINGS):
-            reach, smoothness = int(random.integers(1, LEVELS)), float(random.choice(_SMOOTHNESS))
-            offsets = relative_offsets(importance, grid, reach=reach, smoothness=smoothness)
-            # A generous budget makes all of the finest patches exact.
-            offsets = np.maximum(offsets, int(random.choice([0, 0, 0, 1, 2])))
-            levels = (offsets.max() - offsets).reshape(grid.rows, grid.columns)
-            if levels.any():
-                ranks = np.unique(levels, return_inverse=True)[1].reshape(levels.shape)
+        several = _mask_levels(importance, grid) if is_mask(importance) else _soft_levels(importance, grid, random)
+        for levels in several:
+            ranks = np.unique(levels, return_inverse=True)[1].reshape(grid.rows, grid.columns)
+            if ranks.any():
                 yield (ranks[:, ::-1] if mirrored and random.random() < 0.5 else ranks), grid
+
+
+def _mask_levels(importance: Float32Array, grid: PatchGrid) -> Iterator[AnyArray]:
+    """Of a mask: as it is levelled by itself, and with more of its edge, as a planner has it."""
+    yield relative_levels(importance, grid, reach=MAX_REACH, smoothness=1)
+    yield importance > 0
+
+
+def _soft_levels(importance: Float32Array, grid: PatchGrid, random: np.random.Generator) -> Iterator[AnyArray]:
+    for _ in range(_SETTINGS):
+        reach, smoothness = int(random.integers(1, LEVELS)), float(random.choice(_SMOOTHNESS))
+        offsets = relative_offsets(importance, grid, reach=reach, smoothness=smoothness)
+        # A generous budget makes all of the finest patches exact; too many offsets fall together.
+        spread = 1.0 if reach < LEVELS - 1 or random.random() < 0.5 else (MAX_REACH - 1) / reach
+        yield -np.rint(np.maximum(offsets, int(random.choice([0, 0, 0, 1, 2]))) * spread)
 
 
 def contexts(maps: Iterator[tuple[Int64Array, PatchGrid]]) -> Contexts:
@@ -201,17 +218,24 @@ def exact(network: nn.Sequential) -> ExactNetwork:
     )
 
 
-def mean_bytes(network: ExactNetwork, maps: Sequence[tuple[Int64Array, PatchGrid]]) -> float:
-    """What the maps take on average under a network."""
-    return float(np.mean([map_bits(network, ranks) / 8 + 3 for ranks, _ in maps]))
-
-
-def map_bits(network: ExactNetwork, ranks: Int64Array) -> float:
-    """What the ranks of a map take under a network."""
-    used = int(ranks.max()) + 1
-    frequencies = frequencies_of(network, one_hot(neighbour_inputs(ranks), used, density_of(ranks)), used)
-    chosen = np.take_along_axis(frequencies, ranks.reshape(-1, 1), axis=1)
-    return float(-np.log2(chosen / FREQUENCY_TOTAL).sum())
+def report(network: ExactNetwork, folder: Path, extractor: EmbeddedExtractor) -> Iterator[str]:
+    """What maps of a dataset take under the network: masks of what is asked, and what the extractor makes of it."""
+    importance: dict[str, list[tuple[PatchGrid, Float32Array]]] = {"masks": [], "extracted": []}
+    for sample in open_dataset(folder):
+        grid, mask = PatchGrid.of(sample.image), sample.mask(sample.asked).astype(np.float32)
+        importance["masks"].append((grid, patch_importance(mask)))
+        importance["extracted"].append((grid, patch_importance(extractor(sample.image, sample.query).map)))
+    for kind, reach, smoothness in itertools.product(importance, (1, 3, 6, 7), (0.0, 1.0, 2.0)):
+        taken, apart = [], []
+        for grid, each in importance[kind]:
+            offsets = relative_offsets(each, grid, reach=reach, smoothness=smoothness)
+            ranks = np.unique(-offsets, return_inverse=True)[1].reshape(grid.rows, grid.columns)
+            taken.append(bytes_of_ranks(network, ranks) if ranks.any() else 1.0)
+            apart.append(np.abs(offsets - np.minimum(np.rint(ideal_offsets(each)), reach)).mean())
+        figures = (
+            f"mean {np.mean(taken):.1f}, greatest {max(taken):.0f} bytes; {np.mean(apart):.3f} levels from the ideal"
+        )
+        yield f"{kind}, reach {reach}, smoothness {smoothness:g}: {figures}"
 
 
 def _masks(annotations: Sequence[dict[str, Any]], entry: dict[str, Any], photo: UInt8Array) -> dict[int, BoolArray]:
