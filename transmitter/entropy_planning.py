@@ -34,7 +34,7 @@ from transmitter.planning import Plan, PlanRequest
 
 _REACH: Final = 7  # offsets told apart; what lies beyond is of no importance
 _OUTSIDE: Final = 11  # the offset of what lies outside a mask: it is not
-_EDGE_CREDIT: Final = 1.75  # a hole in what was asked for shows more than a hole elsewhere
+_EDGE_COST: Final = 2.75  # half octaves: patches at a mask's edge are sent in full or not at all
 _NOTHING: Final = 1e-6
 COLOURS: Final = 3
 _FINEST: Final = EXACT_BELOW - HALF_OCTAVE * _OUTSIDE - 1
@@ -118,9 +118,10 @@ def offsets_of(relevance: Float32Array, grid: PatchGrid) -> tuple[Int64Array, Fl
     if not importance.any():
         return np.zeros(grid.count, np.int64), np.zeros(grid.count)
     if _is_mask(relevance):
-        ideal = np.log2(importance.max() / np.maximum(importance, _NOTHING)) - _EDGE_CREDIT
+        ideal = np.log2(importance.max() / np.maximum(importance, _NOTHING))
         inside = importance > 0
-        return np.where(inside, 0, _OUTSIDE), np.where(inside, np.clip(ideal, 0, _OUTSIDE), _OUTSIDE)
+        merits = np.where(ideal > 0, np.minimum(ideal + _EDGE_COST, _OUTSIDE), 0)
+        return np.where(inside, 0, _OUTSIDE), merits
     offsets = relative_offsets(importance, grid, reach=_REACH, smoothness=_SMOOTHNESS)
     return offsets, offsets.astype(np.float64)
 

@@ -20,7 +20,7 @@ from transmitter.planning import Body, PlanRequest, wire_bytes
 EXACT_BELOW: Final = 30
 """Patches whose quantiser would be finer than this are sent exactly."""
 
-COARSEST: Final = 114
+COARSEST: Final = 150
 """Patches whose quantiser would be coarser than this are left to the background layer."""
 
 _TWO: Final = 2
