@@ -55,11 +55,13 @@ INPUTS: Final = len(NEIGHBOURS) * (LEVELS + 1) + LEVELS + DENSITIES
 LOGIT_SCALE: Final = 64
 """Integer steps of the network's outputs for a factor of two in frequency."""
 
+_FILE: Final = "entropy_level_map.safetensors"
 _SLOPE: Final = 2
 _MARGIN: Final = 3
 _FLOOR: Final = 16 * LOGIT_SCALE
 _WORD_BYTES: Final = 4
 _PATCH_LIMIT_BYTES: Final = 2
+_PATCHES_AT_ONCE: Final = 4_096
 _POWER_BITS: Final = 24
 _OVERHEAD_BYTES: Final = 1.9  # mask, density, and what the last byte has to spare
 _POINTS: Final = 1 << 64
@@ -80,11 +82,17 @@ def load_network(path: Path | None = None) -> ExactNetwork:
     Raises:
         WeightsError: the file is absent, of another format, or damaged.
     """
-    path = path or default_path("entropy_level_map.safetensors")
+    path = path or default_path(_FILE)
     network = ExactNetwork.from_tensors(read_weights(path, LEVEL_MAP_FORMAT).tensors, "network")
     if (network.inputs, network.outputs) != (INPUTS, LEVELS):
         raise WeightsError(f"{path}: a network of other inputs or outputs")
     return network
+
+
+@cache
+def weights_hash() -> bytes:
+    """4 bytes that name the shipped network; another network reads other maps from the same bytes."""
+    return read_weights(default_path(_FILE), LEVEL_MAP_FORMAT).hash
 
 
 @cache
@@ -124,7 +132,7 @@ def encode(levels: UInt8Array, grid: PatchGrid) -> bytes:
     encoder = _RangeEncoder()
     encoder.encode(np.array([density], np.int32), _Uniform(DENSITIES))
     order = np.concatenate([row * grid.columns + column for row, column in _fronts(grid)])
-    probabilities = _probabilities(_shipped(), _all_inputs(ranks, len(used), density), len(used))
+    probabilities = _probabilities(_frequencies_of_map(_shipped(), ranks))
     encoder.encode(ranks.ravel()[order].astype(np.int32), _Categorical(perfect=False), probabilities[order])
     return mask + _shortest(encoder)
 
@@ -195,8 +203,7 @@ def estimate_bytes(levels: UInt8Array, grid: PatchGrid) -> float:
 
 def bytes_of_ranks(network: ExactNetwork, ranks: Int64Array) -> float:
     """About what (rows, columns) ranks of a map of several levels take under a network."""
-    used = int(ranks.max()) + 1
-    frequencies = frequencies_of(network, _all_inputs(ranks, used, density_of(ranks)), used)
+    frequencies = _frequencies_of_map(network, ranks)
     chosen = np.take_along_axis(frequencies, ranks.reshape(-1, 1), axis=1)
     return float(_OVERHEAD_BYTES - np.log2(chosen / FREQUENCY_TOTAL).sum() / 8)
 
@@ -249,10 +256,6 @@ def one_hot(neighbours: Int64Array, used: int | Int64Array, density: int | Int64
     return inputs
 
 
-def _all_inputs(ranks: Int64Array, used: int, density: int) -> Float32Array:
-    return one_hot(neighbour_inputs(ranks), used, density)
-
-
 def frequencies_of(network: ExactNetwork, inputs: Float32Array, used: int) -> Int64Array:
     """(n, used) integers of at least 1, each row adding up to FREQUENCY_TOTAL."""
     logits = network(inputs)[:, :used].astype(np.int64)
@@ -264,8 +267,16 @@ def frequencies_of(network: ExactNetwork, inputs: Float32Array, used: int) -> In
     return np.asarray(frequencies, np.int64)
 
 
-def _probabilities(network: ExactNetwork, inputs: Float32Array, used: int) -> Float32Array:
-    return np.asarray(frequencies_of(network, inputs, used) / np.float32(FREQUENCY_TOTAL), np.float32)
+def _frequencies_of_map(network: ExactNetwork, ranks: Int64Array) -> Int64Array:
+    """(patches, levels that occur) frequencies for all patches of a map."""
+    used, density, neighbours = int(ranks.max()) + 1, density_of(ranks), neighbour_inputs(ranks)
+    starts = range(0, len(neighbours), _PATCHES_AT_ONCE)
+    parts = (one_hot(neighbours[start : start + _PATCHES_AT_ONCE], used, density) for start in starts)
+    return np.concatenate([frequencies_of(network, part, used) for part in parts])
+
+
+def _probabilities(frequencies: Int64Array) -> Float32Array:
+    return np.asarray(frequencies / np.float32(FREQUENCY_TOTAL), np.float32)
 
 
 def _fronts(grid: PatchGrid) -> Iterator[tuple[Int64Array, Int64Array]]:
@@ -286,5 +297,5 @@ def _decode_fronts(decoder: Any, used: int, grid: PatchGrid) -> Int64Array:
     for rows, columns in _fronts(grid):
         cells = (rows + _MARGIN) * width + columns + _MARGIN
         inputs = one_hot(flat[cells[:, None] + reach] + _OFFSETS, used, density)
-        flat[cells] = decoder.decode(model, _probabilities(_shipped(), inputs, used))
+        flat[cells] = decoder.decode(model, _probabilities(frequencies_of(_shipped(), inputs, used)))
     return padded[_MARGIN:, _MARGIN:-_MARGIN]
