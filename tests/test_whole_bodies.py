@@ -40,7 +40,7 @@ class Runs:
         return np.frombuffer(header.level_map, np.uint8)
 
     def pieces(self, layout: Layout, position: int, body: bytes) -> list[Piece]:
-        return whole_body(layout, position, body)
+        return whole_body(layout, position, body, int.from_bytes(body[:2], "big") if len(body) > 2 else 0)
 
     def usable(self, layout: Layout, position: int, body: bytes) -> bytes:
         return b""

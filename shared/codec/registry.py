@@ -54,6 +54,8 @@ DEFAULT_CODEC: Final = "ladder"
 
 LADDER: Final = CodecEntry("ladder", LADDER_CODEC, "the paper's fixed-size levels", LEVEL_BYTES)
 
+ENTROPY: Final = CodecEntry("entropy", 2, "entropy-coded levels", (0,) * 8)
+
 _ENTRIES: Final = (LADDER,)
 
 CODECS: Final[Mapping[str, CodecEntry]] = {entry.name: entry for entry in _ENTRIES}
