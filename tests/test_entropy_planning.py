@@ -1,0 +1,141 @@
+"""Planning for the entropy codec: within the budget always, near it where the picture has use for it."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from skimage.data import astronaut, chelsea
+
+from shared.codec.entropy.codec import Scene, load_entropy_codec, patches_in
+from shared.codec.entropy.levels import EXACT, FINEST, sending_order
+from shared.entropy_level_map import decode as decode_level_map
+from shared.errors import BudgetTooSmallError
+from shared.packets import MAX_PACKET_BYTES
+from shared.patches import PatchGrid, join, split
+from transmitter.entropy_planning import offsets_of, plan_entropy, plan_exactly
+from transmitter.planning import PlanRequest
+
+CODEC = load_entropy_codec()
+IMAGE = np.ascontiguousarray(astronaut()[:160, 100:340])
+GRID = PatchGrid.of(IMAGE)
+EVERYWHERE = np.zeros(IMAGE.shape[:2], np.float32)
+MASK = np.zeros(IMAGE.shape[:2], np.float32)
+MASK[20:100, 60:170] = 1
+
+
+def _request(budget_bytes, packet_bytes=MAX_PACKET_BYTES):
+    return PlanRequest(budget_bytes, packet_bytes)
+
+
+def _decoded(plan):
+    """Picture and qualities, from nothing but header and bodies."""
+    header = plan.header
+    levels = decode_level_map(header.level_map[2:], header.grid)
+    means = CODEC.expected_means(CODEC.background(header.sketch, header.grid))
+    order = sending_order(levels, header.grid)
+    scene = Scene(header.grid, levels, header.level_map[0], header.level_map[1], order, means)
+    patches, qualities = CODEC.decode(scene, [(body.position, body.content) for body in plan.bodies])
+    return join(patches, header.grid), qualities
+
+
+def _psnr_db(a, b, mask=None):
+    error = np.square(a.astype(float) - b).mean(axis=2)
+    return 10 * np.log10(255**2 / (error.mean() if mask is None else error[mask > 0].mean()))
+
+
+@pytest.mark.parametrize("percent", [0.5, 1, 2, 5, 10, 30])
+@pytest.mark.parametrize(
+    "relevance", [EVERYWHERE, MASK, np.linspace(0, 1, MASK.size, dtype=np.float32).reshape(MASK.shape)]
+)
+def test_budget_is_kept_and_used(percent, relevance):
+    budget_bytes = int(GRID.raw_bytes * percent / 100)
+    plan = plan_entropy(CODEC, IMAGE, relevance, _request(budget_bytes))
+    assert plan.wire_bytes <= budget_bytes
+    assert plan.wire_bytes >= 0.985 * budget_bytes - 24
+
+
+@pytest.mark.parametrize("packet_bytes", [256, 600, 1_200])
+def test_packets_are_no_longer_than_allowed(packet_bytes):
+    plan = plan_entropy(CODEC, IMAGE, MASK, _request(5_000, packet_bytes))
+    assert plan.wire_bytes <= 5_000
+    assert max(len(body.content) for body in plan.bodies) <= packet_bytes - 12
+    ends = [body.position + patches_in(body.content) for body in plan.bodies]
+    assert [0, *ends[:-1]] == [body.position for body in plan.bodies]
+    assert ends[-1] == np.count_nonzero(plan.levels)
+
+
+def test_inside_of_a_mask_is_better_than_without_the_mask():
+    with_mask, _ = _decoded(plan_entropy(CODEC, IMAGE, MASK, _request(3_000)))
+    without, _ = _decoded(plan_entropy(CODEC, IMAGE, EVERYWHERE, _request(3_000)))
+    assert _psnr_db(IMAGE, with_mask, MASK) > _psnr_db(IMAGE, without, MASK) + 3
+
+
+def test_more_bytes_show_more():
+    shown = [
+        _psnr_db(IMAGE, _decoded(plan_entropy(CODEC, IMAGE, EVERYWHERE, _request(b)))[0]) for b in (800, 2_000, 6_000)
+    ]
+    assert shown == sorted(shown)
+
+
+def test_plenty_of_bytes_make_everything_exact():
+    plan = plan_entropy(CODEC, IMAGE, MASK, _request(GRID.raw_bytes))
+    assert (plan.levels == EXACT).all()
+    np.testing.assert_array_equal(_decoded(plan)[0], IMAGE)
+
+
+def test_exact_plan_is_exact():
+    plan = plan_exactly(CODEC, IMAGE, _request(1))
+    np.testing.assert_array_equal(_decoded(plan)[0], IMAGE)
+    assert plan.wire_bytes < 0.7 * GRID.raw_bytes
+
+
+def test_mask_becomes_exact_before_the_outside_is_sent_finely():
+    plan = plan_entropy(CODEC, IMAGE, MASK, _request(22_000))
+    inside = split(MASK[:, :, None]).reshape(GRID.count, -1).all(axis=1)
+    assert (plan.levels[inside] == EXACT).all()
+    np.testing.assert_array_equal(_decoded(plan)[0][MASK > 0], IMAGE[MASK > 0])
+
+
+def test_offsets_follow_the_weight():
+    halves = np.ones(IMAGE.shape[:2], np.float32)
+    halves[:, 120:] = 0.2475  # 0.2475 + 0.01 is a quarter of 1 + 0.01, rounded up
+    halves[0, 0] = 0.9999  # so that it is no mask
+    offsets, _ = offsets_of(halves, GRID)
+    assert set(offsets.reshape(GRID.rows, -1)[:, :14].ravel()) == {0}
+    assert set(offsets.reshape(GRID.rows, -1)[:, 16:].ravel()) == {2}
+
+
+def test_uniform_map_is_sent_at_one_level():
+    plan = plan_entropy(CODEC, IMAGE, EVERYWHERE, _request(4_000))
+    assert set(plan.levels) == {FINEST}
+    assert len(plan.header.level_map) <= 4
+
+
+def test_budget_below_the_headers_is_refused():
+    with pytest.raises(BudgetTooSmallError, match="budget"):
+        plan_entropy(CODEC, IMAGE, MASK, _request(20))
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.data())
+def test_any_picture_any_map_any_budget(data):
+    height, width = data.draw(st.integers(1, 70)), data.draw(st.integers(1, 70))
+    seed = data.draw(st.integers(0, 1_000))
+    rng = np.random.default_rng(seed)
+    kind = data.draw(st.sampled_from(["noise", "flat", "photo"]))
+    image = {
+        "noise": rng.integers(0, 256, (height, width, 3), np.uint8),
+        "flat": np.full((height, width, 3), seed % 256, np.uint8),
+        "photo": np.ascontiguousarray(chelsea()[50 : 50 + height, 90 : 90 + width]),
+    }[kind]
+    relevance = data.draw(
+        st.sampled_from([np.zeros((height, width)), rng.random((height, width)), rng.random((height, width)) > 0.7])
+    ).astype(np.float32)
+    budget_bytes = data.draw(st.integers(60, 2 * image.size + 200))
+    packet_bytes = data.draw(st.sampled_from([256, 1_200, MAX_PACKET_BYTES]))
+    plan = plan_entropy(CODEC, image, relevance, _request(budget_bytes, packet_bytes))
+    assert plan.wire_bytes <= budget_bytes
+    picture, _ = _decoded(plan)
+    exact = np.repeat(np.repeat((plan.levels == EXACT).reshape(plan.header.grid.rows, -1), 8, 0), 8, 1)
+    exact = exact[:height, :width]
+    np.testing.assert_array_equal(picture[exact], image[exact])
