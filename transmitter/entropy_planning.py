@@ -12,7 +12,7 @@ the budget goes into the price of a bit, which is the encoder's own affair and h
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -39,14 +39,13 @@ _NOTHING: Final = 1e-6
 COLOURS: Final = 3
 _FINEST: Final = EXACT_BELOW - HALF_OCTAVE * _OUTSIDE - 1
 _SMOOTHNESS: Final = 1.0
-_ENOUGH: Final = 0.993
-_AIM: Final = 0.998
+_ENOUGH: Final = 0.991
+_AIM: Final = 0.996
 _NEAR: Final = 0.9
 _FOR_CLOSING: Final = 4  # trials kept for the last percents
-_STEPS_PER_OCTAVE: Final = 18  # of bytes, by measurement
 _TRIALS: Final = 12
 _PRICES: Final = (0.02, 0.35)
-_PRICE_EXPONENT: Final = 0.12  # bytes fall as the price to this power, by measurement
+_PRICE_EXPONENT: Final = 0.2  # bytes fall as the price to this power, by measurement
 _PRICE_EXPONENTS: Final = (0.03, 0.6)
 _LAYER_SHARE: Final = 0.04
 _LAYERS: Final = ((124, True), (116, True), (124, False), (116, False), (108, False))
@@ -164,6 +163,7 @@ class _Search:
     budget_bytes: int
     best: Trial | None = None
     left: int = _TRIALS
+    guesses: dict[int, float] = field(default_factory=dict)
 
     def run(self) -> Trial | None:
         """The fullest trial found; None if nothing fits."""
@@ -192,7 +192,7 @@ class _Search:
         fits: Trial | None = None
         over: Trial | None = None
         low, high = _FINEST, QUALITIES
-        fineness = self._first_guess()
+        fineness = self._guess(1.0)
         while low <= high and self.left > _FOR_CLOSING and not self._enough():
             trial = self._try(Setting(fineness, DEFAULT_PRICE))
             ratio = trial.wire_bytes / self.budget_bytes
@@ -202,7 +202,8 @@ class _Search:
                 over, low = trial, fineness + 1
             if _NEAR < ratio <= 1:
                 break
-            fineness = min(max(fineness + _steps_for(ratio), low), high)
+            guess = self._guess(trial.wire_bytes / max(self._guessed_bytes(fineness), 1))
+            fineness = min(max(guess, low), high)
         return fits, over
 
     def _leap(self, fits: Trial, over: Trial) -> Trial:
@@ -234,21 +235,20 @@ class _Search:
             exponent = min(max(-grown, _PRICE_EXPONENTS[0]), _PRICE_EXPONENTS[1])
             trial = following
 
-    def _first_guess(self) -> int:
-        """The fineness at which a guess of the bits meets the budget."""
-        low, high = EXACT_BELOW, QUALITIES
+    def _guess(self, scale: float) -> int:
+        """The fineness at which a guess of the bytes, times `scale`, meets the budget."""
+        low, high = _FINEST, QUALITIES
         while low < high:
             middle = (low + high) // 2
-            guess = guessed_bits(self.trials.source, middle).sum() / 8
-            low, high = (middle + 1, high) if guess > self.budget_bytes else (low, middle)
+            over = scale * self._guessed_bytes(middle) > self.budget_bytes
+            low, high = (middle + 1, high) if over else (low, middle)
         return low
+
+    def _guessed_bytes(self, fineness: int) -> float:
+        if fineness not in self.guesses:
+            self.guesses[fineness] = float(guessed_bits(self.trials.source, fineness).sum() / 8)
+        return self.guesses[fineness]
 
 
 def _exact_patches(trial: Trial) -> int:
     return int(np.count_nonzero(trial.levels == EXACT))
-
-
-def _steps_for(ratio: float) -> int:
-    """How much coarser to go where the bytes are this multiple of the budget."""
-    steps = _STEPS_PER_OCTAVE * math.log2(ratio)
-    return math.ceil(steps) if steps > 0 else math.floor(steps) or -1

@@ -25,7 +25,8 @@ COARSEST: Final = 150
 
 _TWO: Final = 2
 _RATIO_CHANGES: Final = (0.25, 4.0)
-_BITS_PER_OCTAVE: Final = 0.5  # of signal over step, squared; true for the rate of Gaussians at fine steps
+_BITS_PER_OCTAVE: Final = 0.95  # of signal over step, squared; measured with the next one on training photos
+_SIGNAL: Final = 2.0
 _BODY_SHARE: Final = 0.94  # how full a body is aimed to be: what its patches take varies with their company
 _BODY_OVERHEAD_BITS: Final = 8 * (COUNT_BYTES + 6)
 
@@ -179,7 +180,7 @@ def guessed_bits(source: Source, fineness: int) -> Float64Array:
     widths = quantiser_steps()[qualities].astype(np.float32)[:, None]
     coefficients = source.coefficients.copy()
     coefficients[:, :MEANS] -= source.means
-    octaves = np.log2(1 + np.square(coefficients / widths)).sum(axis=1, dtype=np.float64)
+    octaves = np.log2(1 + _SIGNAL * np.square(coefficients / widths)).sum(axis=1, dtype=np.float64)
     return np.asarray(_BITS_PER_OCTAVE * octaves)
 
 
