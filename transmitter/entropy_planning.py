@@ -202,9 +202,17 @@ class _Search:
                 over, low = trial, fineness + 1
             if _NEAR < ratio <= 1:
                 break
-            guess = self._guess(trial.wire_bytes / max(self._guessed_bytes(fineness), 1))
+            if fits is not None and over is not None:
+                guess = self._between(over, fits)
+            else:
+                guess = self._guess(trial.wire_bytes / max(self._guessed_bytes(fineness), 1))
             fineness = min(max(guess, low), high)
         return fits, over
+
+    def _between(self, over: Trial, fits: Trial) -> int:
+        """Where the budget lies between two trials, if the logarithm of the bytes falls evenly."""
+        share = math.log(over.wire_bytes / self.budget_bytes) / math.log(over.wire_bytes / fits.wire_bytes)
+        return math.ceil(over.setting.fineness + share * (fits.setting.fineness - over.setting.fineness))
 
     def _leap(self, fits: Trial, over: Trial) -> Trial:
         """Where one step of fineness makes so many patches exact that the budget bursts: some of them."""
