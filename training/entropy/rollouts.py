@@ -18,7 +18,7 @@ from training.ladder.pictures import random_levels
 _MOST_ROWS: Final = 40
 _FINEST: Final = 20
 _COARSEST: Final = 128
-_NO_SHRINK: Final[Float64Array] = np.zeros((SCALES, 3))
+_NO_SHRINK: Final[Float64Array] = np.zeros((GROUPS * SCALES, 3))
 
 
 @dataclass

@@ -29,7 +29,7 @@ def exact_network(network: GroupNetwork) -> ExactNetwork:
 
 
 def shrink_of(sums: Float64Array) -> Float64Array:
-    """(SCALES, 3) whole MEAN_PARTS by which residuals of 0, 1 and more are nearer to the mean, as counted."""
+    """(GROUPS * SCALES, 3) whole MEAN_PARTS by which residuals of 0, 1 and more are nearer to the mean, as counted."""
     mean = np.where(sums[..., 1] >= 50, sums[..., 0] / np.maximum(sums[..., 1], 1), 0)
     mean[:, 0] = 0
     return np.asarray(np.clip(np.rint(mean * MEAN_PARTS), -8, 24))

@@ -64,14 +64,20 @@ class Prediction:
     scales: Int64Array
     """(t, group) how far from the mean a coefficient is likely to be."""
 
+    @property
+    def tables(self) -> Int64Array:
+        """(t, group) number of each residual's table: every group has its own for each scale."""
+        return SCALES * self.step.group + self.scales
+
     def values(self, residuals: Int64Array, shrink: Float64Array) -> Float64Array:
         """The coefficients that residuals (t, group) stand for, in coefficient units, whole numbers.
 
         Args:
             residuals: in quantiser steps.
-            shrink: (SCALES, 3) by how many MEAN_PARTS residuals of 0, 1, and more are nearer to the mean.
+            shrink: (GROUPS * SCALES, 3) by how many MEAN_PARTS residuals of 0, 1, and more are nearer to the mean,
+                of each table.
         """
-        inward = np.sign(residuals) * shrink[self.scales, np.minimum(np.abs(residuals), 2)]
+        inward = np.sign(residuals) * shrink[self.tables, np.minimum(np.abs(residuals), 2)]
         return np.asarray(self.means + np.floor((residuals * MEAN_PARTS - inward) * self.widths / MEAN_PARTS))
 
 

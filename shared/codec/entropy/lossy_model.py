@@ -64,7 +64,7 @@ class LossyModel:
     networks: tuple[ExactNetwork, ...]
     """One per group: (n, inputs_of(group)) features to (n, 2 * group): means, then scales before clipping."""
     tables: SymbolTables
-    """SCALES of them."""
+    """GROUPS * SCALES of them."""
     shrink: Float64Array
     """See `lossy.Prediction.values`; whole numbers."""
 
@@ -75,8 +75,8 @@ class LossyModel:
             raise WeightsError("the context networks are not of the right shapes")
         if any(network.input_limit < FEATURE_BOUND for network in self.networks):
             raise WeightsError("the context networks take smaller features than there are")
-        if len(self.tables.frequencies) != SCALES or self.shrink.shape != (SCALES, 3):
-            raise WeightsError("there are not as many tables as scales")
+        if len(self.tables.frequencies) != GROUPS * SCALES or self.shrink.shape != (GROUPS * SCALES, 3):
+            raise WeightsError("there are not as many tables as groups and scales")
 
     def predict(self, group: int, features: Float64Array) -> tuple[Float64Array, Int64Array]:
         """See `lossy.Predictor`."""
@@ -150,28 +150,28 @@ class Chooser:
         step = prediction.step
         true = self._coefficients[prediction.targets, step.start : step.end]
         wanted = (true - prediction.means) / prediction.widths
-        residuals = self._choose(wanted, prediction.scales)
+        residuals = self._choose(wanted, prediction.tables)
         self.coded.append((prediction, residuals))
-        self.bits[prediction.targets] += self._model.tables.code_bits(residuals, prediction.scales).sum(axis=1)
+        self.bits[prediction.targets] += self._model.tables.code_bits(residuals, prediction.tables).sum(axis=1)
         return residuals
 
-    def _choose(self, wanted: Float64Array, scales: Int64Array) -> Int64Array:
+    def _choose(self, wanted: Float64Array, tables: Int64Array) -> Int64Array:
         residuals = np.zeros(wanted.shape, np.int64)
         some = np.nonzero(np.abs(wanted) > _LEAST_CODED)
-        magnitude, sign, scale = np.abs(wanted[some]), np.sign(wanted[some]).astype(np.int64), scales[some]
+        magnitude, sign, table = np.abs(wanted[some]), np.sign(wanted[some]).astype(np.int64), tables[some]
         nearest = np.rint(magnitude).astype(np.int64)
         best = np.zeros_like(nearest)
-        cost = self._cost(magnitude, best, sign, scale)
+        cost = self._cost(magnitude, best, sign, table)
         for candidate in (nearest - 1, nearest):
-            other = self._cost(magnitude, candidate, sign, scale)
+            other = self._cost(magnitude, candidate, sign, table)
             better = other < cost
             best, cost = np.where(better, candidate, best), np.where(better, other, cost)
         residuals[some] = best * sign
         return residuals
 
-    def _cost(self, magnitude: Float64Array, candidate: Int64Array, sign: Int64Array, scale: Int64Array) -> AnyArray:
-        inward = self._model.shrink[scale, np.minimum(candidate, 2)] / 64 * (candidate > 0)
-        bits = self._model.tables.code_bits(candidate * sign, scale)
+    def _cost(self, magnitude: Float64Array, candidate: Int64Array, sign: Int64Array, table: Int64Array) -> AnyArray:
+        inward = self._model.shrink[table, np.minimum(candidate, 2)] / 64 * (candidate > 0)
+        bits = self._model.tables.code_bits(candidate * sign, table)
         return (magnitude - candidate + inward) ** 2 + self._price * bits
 
     def body(self, context: PatchContext, packet: int) -> tuple[bytes, int]:
@@ -181,7 +181,7 @@ class Chooser:
         writer = SymbolWriter()
         for prediction, residuals, rows in chosen:
             if prediction.step.group < groups:
-                writer.write(self._model.tables, residuals[rows].ravel(), prediction.scales[rows].ravel())
+                writer.write(self._model.tables, residuals[rows].ravel(), prediction.tables[rows].ravel())
         return bytes([groups]) + writer.to_bytes(), groups
 
 
@@ -197,22 +197,22 @@ class _Reader:
         self._readers = [SymbolReader(body[1:]) for body in bodies]
 
     def __call__(self, prediction: Prediction) -> Int64Array:
-        residuals = np.zeros(prediction.scales.shape, np.int64)
+        residuals = np.zeros(prediction.tables.shape, np.int64)
         packets = self._context.packets[prediction.targets]
         for packet in np.unique(packets):
             if not self._ended[packet]:
                 rows = np.flatnonzero(packets == packet)
-                residuals[rows] = self._read(int(packet), prediction.scales[rows])
+                residuals[rows] = self._read(int(packet), prediction.tables[rows])
         return residuals
 
-    def _read(self, packet: int, scales: Int64Array) -> Int64Array:
+    def _read(self, packet: int, tables: Int64Array) -> Int64Array:
         reader = self._readers[packet]
         try:
-            residuals = reader.read(self._model.tables, scales.ravel()).reshape(scales.shape)
+            residuals = reader.read(self._model.tables, tables.ravel()).reshape(tables.shape)
         except StreamError:
             self._ended[packet] = True
             self.damaged[packet] = not self._cut[packet]
-            return np.zeros(scales.shape, np.int64)
+            return np.zeros(tables.shape, np.int64)
         if self._cut[packet] and reader.exhausted:
             self._ended[packet] = True
             residuals[:] = 0
