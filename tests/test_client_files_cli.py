@@ -22,7 +22,7 @@ from shared.pictures import png_bytes, read_picture
 
 @pytest.fixture
 def mmsc(tmp_path, monkeypatch, capfd):
-    """Runs a command line; gives exit code, output and lines of errors."""
+    """Runs a command line, by the ladder unless it names a codec; gives exit code, output and lines of errors."""
     (tmp_path / "photo.png").write_bytes(png_bytes(photo()))
     mask = np.zeros((80, 120), np.uint8)
     mask[16:48, 64:] = 255
@@ -30,7 +30,8 @@ def mmsc(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments):
-        code = cli.run(arguments)
+        chosen = ("--codec", "ladder") if arguments[0] == "encode" and "--codec" not in arguments else ()
+        code = cli.run([*arguments, *chosen])
         output = capfd.readouterr()
         return code, output.out, output.err.splitlines()
 
