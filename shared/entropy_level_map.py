@@ -1,4 +1,4 @@
-"""Coding of the entropy codec's level map: eight levels, in some fifty bytes for a 320x480 photo.
+"""Coding of the entropy codec's level map: eight levels, in 20 to 100 bytes for a 320x480 photo.
 
 ```
 levels ─► mask of those that occur ─► ranks among them ─┬─► density of changes
