@@ -24,6 +24,7 @@ COARSEST: Final = 150
 """Patches whose quantiser would be coarser than this are left to the background layer."""
 
 _TWO: Final = 2
+_PART: Final = 8_192  # patches
 _RATIO_CHANGES: Final = (0.25, 4.0)
 _BITS_PER_OCTAVE: Final = 0.95  # of signal over step, squared; measured with the next one on training photos
 _SIGNAL: Final = 2.0
@@ -178,10 +179,15 @@ def guessed_bits(source: Source, fineness: int) -> Float64Array:
     """(grid.count,) what each patch might take as a lossy one, from its coefficients alone."""
     qualities = np.clip(fineness + HALF_OCTAVE * source.offsets, 0, QUALITIES - 1)
     widths = quantiser_steps()[qualities].astype(np.float32)[:, None]
-    coefficients = source.coefficients.copy()
-    coefficients[:, :MEANS] -= source.means
-    octaves = np.log2(1 + _SIGNAL * np.square(coefficients / widths)).sum(axis=1, dtype=np.float64)
-    return np.asarray(_BITS_PER_OCTAVE * octaves)
+    bits = np.empty(source.grid.count)
+    # In parts, so that a large picture's coefficients are never there twice.
+    for start in range(0, len(bits), _PART):
+        part = slice(start, start + _PART)
+        coefficients = source.coefficients[part].copy()
+        coefficients[:, :MEANS] -= source.means[part]
+        octaves = np.log2(1 + _SIGNAL * np.square(coefficients / widths[part]))
+        bits[part] = _BITS_PER_OCTAVE * octaves.sum(axis=1, dtype=np.float64)
+    return bits
 
 
 def levels_at(source: Source, setting: Setting) -> tuple[UInt8Array, int, int]:
