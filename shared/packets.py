@@ -27,6 +27,8 @@ _VERSION: Final = 0x10
 _PACKET: Final = struct.Struct(">BIBHI")
 _SECTION: Final = struct.Struct(">B4sHHHBHB")
 
+_MAX_SKETCH_BYTES: Final = 0xFFFF  # what its size in the header can say
+
 PACKET_HEADER_BYTES: Final = _PACKET.size
 """Bytes of each packet before its body."""
 
@@ -137,7 +139,7 @@ class StreamHeader:
 
 def max_sketch_bytes(patches: int) -> int:
     """The longest sketch that a picture of so many patches may have, whatever the codec."""
-    return patches // 8 + 1_024
+    return min(patches // 2 + 1_024, _MAX_SKETCH_BYTES)
 
 
 def section_bytes(start: bytes) -> int:

@@ -25,6 +25,7 @@ from shared.codec.entropy.context import QUALITIES
 from shared.codec.entropy.levels import EXACT, HALF_OCTAVE
 from shared.codec.entropy.lossy_model import DEFAULT_PRICE
 from shared.errors import BudgetTooSmallError
+from shared.packets import max_sketch_bytes
 from shared.patches import PATCH_SIZE, PatchGrid, split
 from transmitter.entropy_edges import Edges
 from transmitter.entropy_levels import relative_offsets
@@ -132,8 +133,9 @@ def _is_mask(relevance: Float32Array) -> bool:
 def _edges(patches: UInt8Array, relevance: Float32Array, colours: UInt8Array, grid: PatchGrid) -> Edges:
     inside = split(relevance[:, :, None] > 0).reshape(grid.count, -1)
     numbers = np.flatnonzero(inside.any(axis=1) & ~inside.all(axis=1))
-    shown = split(enlarged(colours, grid))[numbers].reshape(len(numbers), -1)
-    samples = patches[numbers].reshape(len(numbers), -1)
+    size = COLOURS * PATCH_SIZE**2  # spelt out: there may be no such patch
+    shown = split(enlarged(colours, grid))[numbers].reshape(len(numbers), size)
+    samples = patches[numbers].reshape(len(numbers), size)
     return Edges(numbers, samples.astype(np.float32), shown.astype(np.float32), inside[numbers].repeat(COLOURS, axis=1))
 
 
@@ -147,6 +149,7 @@ def enlarged(colours: UInt8Array, grid: PatchGrid) -> UInt8Array:
 def background_within(codec: EntropyCodec, image: UInt8Array, limit_bytes: int) -> bytes:
     """The finest background layer within a number of bytes; empty where even the coarsest takes more."""
     small = thumbnail(image)
+    limit_bytes = min(limit_bytes, max_sketch_bytes(PatchGrid.of(image).count))
     best = b""
     for quality, halved in _LAYERS:
         layer = codec.encode_background(small, quality, halved=halved)
