@@ -134,7 +134,7 @@ def test_weights_too_large_to_round_are_refused():
 _PROGRAM = """
 import hashlib, numpy as np
 from tests.test_exact import _network
-x = np.random.default_rng(0).integers(-2047, 2048, (4096, 200))
+x = np.random.default_rng(0).integers(-2047, 2048, (300, 200))
 for limit in (1 << 24, 1 << 53):
     print(hashlib.sha256(_network(1, (200, 300, 300, 5), limit)[0](x).tobytes()).hexdigest())
 """

@@ -39,6 +39,9 @@ FLOAT64_LIMIT: Final = 1 << 53
 _WEIGHT_LIMIT: Final = (1 << 15) - 1
 _SHIFT_LIMIT: Final = 24
 _ROWS: Final = 2_048  # rows whose activations stay in the cache
+_LONE_PRODUCTS: Final = 1 << 18  # up to so many products OpenBLAS computes with one thread
+_LEAST_BLOCK: Final = 8
+_MOST_BLOCK: Final = 128
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,7 @@ class ExactNetwork:
 
     def _run(self, x: AnyArray) -> AnyArray:
         for i, (weights, bias) in enumerate(self._scaled):
-            x = x @ weights
+            x = _product(x, weights)
             x += bias
             np.floor(x, out=x)
             if i < len(self.layers) - 1:
@@ -206,6 +209,22 @@ class ExactNetwork:
             ),
             input_limit,
         )
+
+
+def _product(x: AnyArray, weights: AnyArray) -> AnyArray:
+    """(n, out) product of (n, in) and (in, out), in blocks that the matrix library takes for too small to share out.
+
+    Its own threads wait for each other busily: of no use with matrices like these, and ruinous on a busy machine.
+    """
+    inputs, outputs = weights.shape
+    block = min(_LONE_PRODUCTS // max(inputs * outputs, 1), _MOST_BLOCK)
+    if block < _LEAST_BLOCK:
+        return x @ weights
+    whole = len(x) // block * block
+    product = np.empty((len(x), outputs), x.dtype)
+    np.matmul(x[:whole].reshape(-1, block, inputs), weights, out=product[:whole].reshape(-1, block, outputs))
+    np.matmul(x[whole:], weights, out=product[whole:])
+    return product
 
 
 def _check_layer(layer: ExactLayer) -> None:
