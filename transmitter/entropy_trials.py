@@ -24,6 +24,7 @@ COARSEST: Final = 150
 """Patches whose quantiser would be coarser than this are left to the background layer."""
 
 _TWO: Final = 2
+_NEVER: Final = 1 << 40  # bytes
 _PART: Final = 8_192  # patches
 _RATIO_CHANGES: Final = (0.25, 4.0)
 _BITS_PER_OCTAVE: Final = 0.95  # of signal over step, squared; measured with the next one on training photos
@@ -99,7 +100,10 @@ class Trials:
         bits = np.where(levels == EXACT, self._bits_if_exact(levels), guess)
         bodies = [*self._exact(scene, bits), *self._lossy(scene, bits, setting.price)]
         header = self._header(scene)
-        taken = wire_bytes(len(header.to_bytes()), [len(body.content) for body in bodies], self.request)
+        sizes = [len(body.content) for body in bodies]
+        # A patch that fits no packet, as of noise under a fine quantiser, rules the setting out.
+        fits = max(sizes, default=0) <= self._capacity
+        taken = wire_bytes(len(header.to_bytes()), sizes, self.request) if fits else _NEVER
         return Trial(setting, header, levels, tuple(bodies), taken)
 
     def _exact(self, scene: Scene, bits: Float64Array) -> Iterator[Body]:
@@ -112,7 +116,7 @@ class Trials:
         if key not in self._exact_bodies:
             self._exact_bodies[key] = self.codec.encode_exact(scene, run, self.source.patches)
         body = self._exact_bodies[key]
-        if len(body) <= self._capacity:
+        if len(body) <= self._capacity or len(run.numbers) == 1:
             yield Body(run.first, body)
             return
         for half in _halves(run):
@@ -130,7 +134,7 @@ class Trials:
             self._ratio *= float(np.clip(encoded.bits.sum() / max(bits[numbers].sum(), 1), *_RATIO_CHANGES))
             bits[numbers] = encoded.bits
             for run, body in zip(batch, encoded.bodies, strict=True):
-                if len(body) <= self._capacity:
+                if len(body) <= self._capacity or len(run.numbers) == 1:
                     done.append(Body(run.first, body))
                 else:
                     waiting += _halves(run)

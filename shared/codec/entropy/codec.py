@@ -2,7 +2,8 @@
 
 ```
 body    cut:1 bit, patches:15 bits │ string                      (big endian)
-        string of exact patches by `lossless`, of all others by `lossy_model`; never both in one body
+        string of exact patches: raw:u8 │ by `lossless`, or the samples as they are where that is shorter
+        string of all others by `lossy_model`; never both in one body
 ```
 A body holds patches that follow each other in the order of sending and needs nothing but the stream header to be
 decoded: not the packets before it, not those after. The first bit is 0 on the wire; a receiver that has but the
@@ -10,6 +11,7 @@ beginning of a body sets it, and gets the patches as coarse as that beginning te
 """
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -39,6 +41,8 @@ MAX_BODY_PATCHES: Final = 32_767
 """Patches that one body may hold; bounds the memory of coding."""
 
 _CUT: Final = 0x8000
+_CODED: Final = b"\0"
+_RAW: Final = b"\1"
 
 _FILES: Final = ("entropy.safetensors", "lossless.safetensors", "entropy_level_map.safetensors")
 
@@ -122,7 +126,8 @@ class EntropyCodec:
         writer = SymbolWriter()
         rows, columns = np.divmod(run.numbers, scene.grid.columns)
         self.exact.encode(patches[run.numbers], rows, columns, writer)
-        return _body(run, writer.to_bytes())
+        coded, raw = writer.to_bytes(), patches[run.numbers].tobytes()
+        return _body(run, _CODED + coded if len(coded) < len(raw) else _RAW + raw)
 
     def decode(self, scene: Scene, bodies: Sequence[tuple[int, bytes]]) -> tuple[UInt8Array, Int16Array]:
         """Decodes what arrived; bodies that make no sense count as lost.
@@ -146,12 +151,20 @@ class EntropyCodec:
         return patches, qualities
 
     def _decode_exact(self, scene: Scene, run: Run, string: bytes, patches: UInt8Array, qualities: Int16Array) -> None:
-        rows, columns = np.divmod(run.numbers, scene.grid.columns)
         try:
-            patches[run.numbers] = self.exact.decode(rows, columns, SymbolReader(string))
+            patches[run.numbers] = self._exact_patches(scene, run, string)
         except StreamError:
             return
         qualities[run.numbers] = scene.qualities(run.numbers)
+
+    def _exact_patches(self, scene: Scene, run: Run, string: bytes) -> UInt8Array:
+        shape = (len(run.numbers), PATCH_SIZE, PATCH_SIZE, 3)
+        if string[:1] == _RAW:
+            if len(string) != 1 + math.prod(shape):
+                raise StreamError("raw patches are of another size")
+            return np.frombuffer(string[1:], np.uint8).reshape(shape)
+        rows, columns = np.divmod(run.numbers, scene.grid.columns)
+        return self.exact.decode(rows, columns, SymbolReader(string[1:]))
 
     def _decode_lossy(
         self, scene: Scene, batch: Sequence[tuple[Run, bytes]], patches: UInt8Array, qualities: Int16Array
