@@ -72,9 +72,9 @@ stuff-pictures: $(STAMP)  ## Which stuff ("sky", "grass") is found in 20 develop
 pictures: $(STAMP)  ## Relevance maps of the libraries' sample photos, as the README shows them; docs/relevance.jpg
 	$(BIN)/python -m evaluation.pictures --out docs/relevance.jpg
 
-BENCHES := allocation channel compute end-to-end relevance
+BENCHES := allocation channel compute end-to-end entropy relevance
 bench: $(BENCHES:%=bench-%)  ## All short benchmarks; out/bench/
-bench-%: $(STAMP)  ## One benchmark: allocation, channel, compute, end-to-end or relevance
+bench-%: $(STAMP)  ## One benchmark: allocation, channel, compute, end-to-end, entropy or relevance
 	$(BIN)/python -m evaluation.bench.$(subst -,_,$*)
 
 train: $(STAMP)  ## Trains all weights anew (hours; needs $(DATA)); models/

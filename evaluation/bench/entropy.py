@@ -1,0 +1,115 @@
+"""`python -m evaluation.bench.entropy`: what the entropy codec takes, in time and in bytes, and how both grow.
+
+The photos are scikit-image's own; times are medians of several runs in this process, with as many threads as the
+services use. Growth compares the time per pixel of a photo enlarged 16 times with that of the photo itself.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
+
+# As the services do.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+from PIL import Image
+
+from evaluation.bench.checks import Check, write
+from evaluation.bench.memory import peak_resident_mb
+from evaluation.bench.photos import coffee_480x320
+from receiver.codecs import load_receiver
+from receiver.contract import ArrivedPatches, Layout, ReceiverCodec
+from shared.arrays import Float32Array, UInt8Array
+from shared.packets import MAX_PACKET_BYTES
+from transmitter.codecs import load_sender
+from transmitter.planning import Plan, PlanRequest, SenderCodec
+
+_REPEATS = 5
+_PERCENTS = (1.0, 2.0, 5.0, 10.0)
+_ENLARGED = 4  # times as wide and high
+_GROWTH_PERCENT = 2.0
+
+_T = TypeVar("_T")
+
+
+def main() -> None:
+    """Measures, prints and writes out/bench/entropy.json."""
+    sender, receiver = load_sender("entropy"), load_receiver("entropy")
+    photo = coffee_480x320()
+    relevance = _cup(photo)
+    _plan(sender, photo, relevance, 2.0)
+    plans = [(percent, *_timed(partial(_plan, sender, photo, relevance, percent))) for percent in _PERCENTS]
+    whole = _timed(partial(_plan, sender, photo, np.zeros_like(relevance), 5.0))
+    checks = [
+        Check(f"encode 320x480 at {percent:g} %, a mask", seconds, "s", "<= 0.6", seconds <= 0.6)
+        for percent, _, seconds in plans
+    ]
+    checks.append(Check("encode 320x480 at 5 %, no mask", whole[1], "s", "<= 0.6", whole[1] <= 0.6))
+    for name, plan in (*((f"{percent:g} %, a mask", plan) for percent, plan, _ in plans), ("5 %, no mask", whole[0])):
+        _, seconds = _timed(partial(_shown, receiver, plan))
+        checks.append(Check(f"decode and paint 320x480 at {name}", seconds, "s", "<= 0.4", seconds <= 0.4))
+    write("entropy", [*checks, *_exact(sender, receiver, photo), _growth(sender, photo, relevance), _memory()])
+
+
+def _plan(sender: SenderCodec, photo: UInt8Array, relevance: Float32Array, percent: float) -> Plan:
+    budget_bytes = int(photo.nbytes * percent / 100)
+    return sender.prepare(photo).plan(relevance, PlanRequest(budget_bytes, MAX_PACKET_BYTES))
+
+
+def _shown(receiver: ReceiverCodec, plan: Plan) -> UInt8Array:
+    layout = Layout.of(receiver.open(plan.header), receiver.entry)
+    pieces = [piece for body in plan.bodies for piece in receiver.pieces(layout, body.position, body.content)]
+    return ArrivedPatches(receiver, plan.header, layout, tuple(pieces), 0).decode().paint()
+
+
+def _exact(sender: SenderCodec, receiver: ReceiverCodec, photo: UInt8Array) -> list[Check]:
+    """Of the whole photo, exactly; coffee is busier than most photos."""
+    plan, encode_s = _timed(lambda: sender.plan_exactly(photo, packet_bytes=MAX_PACKET_BYTES))
+    shown, decode_s = _timed(partial(_shown, receiver, plan))
+    if not np.array_equal(shown, photo):
+        raise AssertionError("an exact picture came out changed")
+    share = plan.wire_bytes / photo.nbytes
+    return [
+        Check("exact 320x480, share of raw", 100 * share, "%", "", True),
+        Check("encode 320x480 exactly", encode_s, "s", "<= 0.6", encode_s <= 0.6),
+        Check("decode 320x480 exactly", decode_s, "s", "<= 0.4", decode_s <= 0.4),
+    ]
+
+
+def _growth(sender: SenderCodec, photo: UInt8Array, relevance: Float32Array) -> Check:
+    """Both planned at the same share of raw."""
+    height, width = (_ENLARGED * side for side in photo.shape[:2])
+    large = np.asarray(Image.fromarray(photo).resize((width, height), Image.Resampling.BICUBIC))
+    mask = np.repeat(np.repeat(relevance, _ENLARGED, axis=0), _ENLARGED, axis=1)
+    _, small_s = _timed(partial(_plan, sender, photo, relevance, _GROWTH_PERCENT))
+    _, large_s = _timed(partial(_plan, sender, large, mask, _GROWTH_PERCENT), repeats=1)
+    ratio = large_s / small_s / _ENLARGED**2
+    return Check("encode time per pixel, 2.4 megapixels over 0.15", ratio, "", "<= 1.2", ratio <= 1.2)
+
+
+def _memory() -> Check:
+    peak_mb = peak_resident_mb(os.getpid())
+    return Check("peak memory of this process", peak_mb, "MB", "<= 2000", peak_mb <= 2_000)
+
+
+def _cup(photo: UInt8Array) -> Float32Array:
+    """A mask of about the cup: an ellipse in the middle."""
+    rows, columns = np.indices(photo.shape[:2])
+    inside = ((rows - 150) / 95) ** 2 + ((columns - 235) / 110) ** 2 < 1
+    return np.asarray(inside, np.float32)
+
+
+def _timed(function: Callable[[], _T], repeats: int = _REPEATS) -> tuple[_T, float]:
+    """The last result and the median of the seconds."""
+    seconds = []
+    for _ in range(repeats):
+        start_s = time.perf_counter()
+        result = function()
+        seconds.append(time.perf_counter() - start_s)
+    return result, sorted(seconds)[len(seconds) // 2]
+
+
+if __name__ == "__main__":
+    main()
