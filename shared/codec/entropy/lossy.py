@@ -9,8 +9,11 @@ for every step (schedule.py):
 Encoder and decoder run the same loop and differ in one function: where the residuals come from.
 """
 
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from typing import Final, Protocol
 
 import numpy as np
@@ -30,7 +33,9 @@ FIRST_SCALE_LOG2: Final = -5.0
 
 SCALES_PER_OCTAVE: Final = 4
 
-_PART: Final = 4_096  # patches whose features exist at once
+_CORES: Final = len(os.sched_getaffinity(0))
+_LEAST_PART: Final = 192  # patches
+_MOST_PART: Final = 4_096
 
 
 class Predictor(Protocol):
@@ -107,11 +112,24 @@ def run(
 
 def _predicted(context: PatchContext, predict: Predictor, step: Step, targets: Int64Array) -> Prediction:
     estimate = context.estimate(step, targets)
-    means = np.empty((len(targets), step.end - step.start))
-    scales = np.empty(means.shape, np.int64)
-    for start in range(0, len(targets), _PART):
-        part = slice(start, start + _PART)
-        features = context.features(step, targets[part], estimate[part])
-        means[part], scales[part] = predict(step.group, features)
+
+    def part_of(part: slice) -> tuple[Float64Array, Int64Array]:
+        return predict(step.group, context.features(step, targets[part], estimate[part]))
+
+    parts = _parts(len(targets))
+    # The patches of a step do not depend on each other, and the matrix library lets other threads run.
+    found = list(map(part_of, parts) if len(parts) == 1 else _pool().map(part_of, parts))
+    means, scales = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
     widths = context.step_widths[targets][:, None]
     return Prediction(step, targets, estimate + np.floor(means * widths / MEAN_PARTS), widths, scales)
+
+
+def _parts(count: int) -> list[slice]:
+    """A part for every core, but none too small to be worth a thread or too large for the memory of its features."""
+    size = min(max(-(-count // _CORES), _LEAST_PART), _MOST_PART)
+    return [slice(start, start + size) for start in range(0, count, size)]
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_CORES, thread_name_prefix="entropy")
