@@ -43,6 +43,7 @@ _SMOOTHNESS: Final = 2.0
 _ENOUGH: Final = 0.991
 _AIM: Final = 0.996
 _NEAR: Final = 0.9
+_NEAR_ABOVE: Final = 1.06
 _FOR_CLOSING: Final = 4  # trials kept for the last percents
 _TRIALS: Final = 12
 _PRICES: Final = (0.02, 0.35)
@@ -167,19 +168,26 @@ class _Search:
     best: Trial | None = None
     left: int = _TRIALS
     guesses: dict[int, float] = field(default_factory=dict)
+    tried: dict[Setting, Trial] = field(default_factory=dict)
 
     def run(self) -> Trial | None:
         """The fullest trial found; None if nothing fits."""
-        fits, over = self._bracket()
+        fits, over = self._bracket(_NEAR_ABOVE)
+        if over is not None and over.wire_bytes <= _NEAR_ABOVE * self.budget_bytes:
+            self._close(over, _FOR_CLOSING)
+            if not self._enough():
+                fits, over = self._bracket(1.0)
         if fits is not None and over is not None:
             fits = self._leap(fits, over)
         if fits is not None and fits.bodies and fits.setting.fineness > _FINEST:
-            self._close(fits)
+            self._close(fits, self.left)
         return self.best
 
     def _try(self, setting: Setting) -> Trial:
+        if setting in self.tried:
+            return self.tried[setting]
         self.left -= 1
-        trial = self.trials.run(setting)
+        trial = self.tried[setting] = self.trials.run(setting)
         if self._fits(trial) and (self.best is None or trial.wire_bytes > self.best.wire_bytes):
             self.best = trial
         return trial
@@ -190,8 +198,11 @@ class _Search:
     def _enough(self) -> bool:
         return self.best is not None and self.best.wire_bytes >= _ENOUGH * self.budget_bytes
 
-    def _bracket(self) -> tuple[Trial | None, Trial | None]:
-        """The finest trial that fits and the coarsest that does not, as near to each other as is of use."""
+    def _bracket(self, near_above: float) -> tuple[Trial | None, Trial | None]:
+        """The finest trial that fits and the coarsest that does not, as near to each other as is of use.
+
+        Ends early near the budget: below it, or at most `near_above` times it.
+        """
         fits: Trial | None = None
         over: Trial | None = None
         low, high = _FINEST, QUALITIES
@@ -203,7 +214,7 @@ class _Search:
                 fits, high = trial, fineness - 1
             else:
                 over, low = trial, fineness + 1
-            if _NEAR < ratio <= 1:
+            if _NEAR < ratio <= near_above:
                 break
             if fits is not None and over is not None:
                 guess = self._between(over, fits)
@@ -233,10 +244,12 @@ class _Search:
             share = 0.5
         return fits
 
-    def _close(self, trial: Trial) -> None:
-        """From a trial that fits: a lower price of bits, until enough of the budget is used."""
+    def _close(self, trial: Trial, tries: int) -> None:
+        """From a trial near the budget: another price of bits, until it fits and enough of the budget is used."""
         exponent = _PRICE_EXPONENT
-        while self.left > 0 and not self._enough():
+        for _ in range(tries):
+            if self._enough():
+                return
             ratio = _AIM * self.budget_bytes / trial.wire_bytes
             price = min(max(trial.setting.price * ratio ** (-1 / exponent), _PRICES[0]), _PRICES[1])
             if price == trial.setting.price:
