@@ -10,6 +10,7 @@ import skimage.data
 
 from client.api import Budget, Link, Options
 from client.stack import LocalStack, StackConfig
+from shared.codec.registry import CODECS
 from shared.errors import DeadlineError, InvalidInputError, UnavailableError
 from shared.pictures import png_bytes, read_picture
 
@@ -32,26 +33,30 @@ def _psnr(image, other):
     return 10 * np.log10(255**2 / np.mean((image.astype(float) - other) ** 2))
 
 
-def test_a_photo_crosses_the_link(client):
-    sent = client.transmit(png_bytes(_PHOTO), "cat", Budget(wire_bytes=9000))
+@pytest.mark.parametrize("codec", list(CODECS))
+def test_a_photo_crosses_the_link(client, codec):
+    sent = client.transmit(png_bytes(_PHOTO), "cat", Budget(wire_bytes=9000), Options(codec=codec))
     received = client.reconstruction(sent.transmission_id)
     picture = read_picture(received.image_png)
+    assert sent.plan.codec == received.codec == codec
     assert sent.delivered.wire_bytes <= 9000
     assert sent.delivered.received_bytes == sent.delivered.wire_bytes
     assert picture.shape == _PHOTO.shape
     assert _psnr(_PHOTO, picture) > 24
 
 
-def test_a_budget_larger_than_needed_arrives_exactly(client):
-    sent = client.transmit(png_bytes(_PHOTO), "", Budget(percent_of_raw=200))
+@pytest.mark.parametrize("codec", list(CODECS))
+def test_a_budget_larger_than_needed_arrives_exactly(client, codec):
+    sent = client.transmit(png_bytes(_PHOTO), "", Budget(percent_of_raw=200), Options(codec=codec))
     picture = read_picture(client.reconstruction(sent.transmission_id).image_png)
     np.testing.assert_array_equal(picture, _PHOTO)
 
 
-def test_the_queried_region_is_the_better_one(client):
+@pytest.mark.parametrize("codec", list(CODECS))
+def test_the_queried_region_is_the_better_one(client, codec):
     mask = np.zeros(_PHOTO.shape[:2], np.uint8)
     mask[:, :120] = 255
-    options = Options(relevance_png=png_bytes(mask))
+    options = Options(relevance_png=png_bytes(mask), codec=codec)
     sent = client.transmit(png_bytes(_PHOTO), "", Budget(percent_of_raw=5), options)
     picture = read_picture(client.reconstruction(sent.transmission_id).image_png)
     assert _psnr(_PHOTO[:, :120], picture[:, :120]) > _psnr(_PHOTO[:, 120:], picture[:, 120:]) + 5
@@ -96,10 +101,11 @@ def test_a_deadline_too_short_is_told_and_leaves_the_link_free(client):
     assert sent.delivered.received_bytes == sent.delivered.wire_bytes
 
 
-def test_lost_packets_leave_a_picture(client):
+@pytest.mark.parametrize("codec", list(CODECS))
+def test_lost_packets_leave_a_picture(client, codec):
     client.set_link(Link(loss_rate=0.2, seed=3))
     try:
-        sent = client.transmit(png_bytes(_PHOTO), "cat", Budget(wire_bytes=30_000))
+        sent = client.transmit(png_bytes(_PHOTO), "cat", Budget(wire_bytes=30_000), Options(codec=codec))
     finally:
         client.set_link(Link(loss_rate=0))
     received = client.reconstruction(sent.transmission_id)
