@@ -16,7 +16,15 @@ def _load_ladder() -> ReceiverCodec:
     return LadderReceiver(load_ladder(), Restorer.load())
 
 
-_LOADERS: Final[Mapping[str, Callable[[], ReceiverCodec]]] = {"ladder": _load_ladder}
+def _load_entropy() -> ReceiverCodec:
+    from receiver.entropy_receiver import EntropyReceiver  # noqa: PLC0415
+    from receiver.plain_restoration import PlainRestorer  # noqa: PLC0415
+    from shared.codec.entropy.codec import load_entropy_codec  # noqa: PLC0415
+
+    return EntropyReceiver(load_entropy_codec(), PlainRestorer())
+
+
+_LOADERS: Final[Mapping[str, Callable[[], ReceiverCodec]]] = {"ladder": _load_ladder, "entropy": _load_entropy}
 """By the names of `shared.codec.registry.CODECS`."""
 
 

@@ -234,11 +234,25 @@ def test_foreign_files_and_the_help_need_no_torch(tmp_path):
     assert subprocess.run([sys.executable, "-c", script], check=False, capture_output=True).returncode == 0
 
 
+@pytest.mark.parametrize("codec", list(CODECS))
+def test_every_codec_writes_files_that_say_by_which_they_are_read(mmsc, codec):
+    code, out, _ = mmsc("encode", "photo.png", "--relevance", "mask.png", "--percent", "5", "--codec", codec,
+                        "-o", "a.mms", "--json")  # fmt: skip
+    encoded = json.loads(out)
+    assert (code, encoded["codec"]) == (0, codec)
+    assert encoded["content_bytes"] < encoded["file_bytes"] <= encoded["budget_bytes"] == 1440
+    assert [level["patch_bytes"] for level in encoded["levels"]] == list(CODECS[codec].patch_bytes)
+    code, out, errors = mmsc("decode", "a.mms", "-o", "a.png", "--json")
+    decoded = json.loads(out)
+    assert (code, errors, decoded["codec"], decoded["complete"]) == (0, [], codec, True)
+    assert [level["read"] for level in decoded["levels"][1:]] == [level["patches"] for level in encoded["levels"][1:]]
+
+
 def test_the_registry_names_and_numbers_every_codec():
-    assert list(CODECS) == ["ladder"]
+    assert list(CODECS) == ["ladder", "entropy"]
     for name, entry in CODECS.items():
         assert codec_named(name) is codec_numbered(entry.number) is entry
-    with pytest.raises(InvalidInputError, match="unknown codec 'zip'; there are: ladder"):
+    with pytest.raises(InvalidInputError, match="unknown codec 'zip'; there are: ladder, entropy"):
         codec_named("zip")
     with pytest.raises(StreamError, match="codec 99 is not known here"):
         codec_numbered(99)

@@ -296,6 +296,19 @@ def test_where_the_headers_do_not_fit_nothing_is_sent(tools):
     assert np.ptp(outcome.picture) == 0
 
 
+@pytest.mark.parametrize("name", ["entropy", "entropy-1200"])
+def test_the_entropy_codec_goes_the_same_way(tools, name):
+    photo, question = scene(tools)
+    sender = CODECS[name].prepare(photo, Relevance(question.mask.astype(np.float32), present=True))
+    outcome = sender.send(1500)
+    assert outcome.fits
+    assert 1200 < outcome.wire_bytes <= 1500
+    assert outcome.level_count == 8
+    assert outcome.levels[2:5, 1:4].min() > outcome.levels[:, 6:].mean()
+    packets = {"entropy": 2, "entropy-1200": 3}[name]
+    assert outcome.setting == f"{packets} packets"
+
+
 # ---- systems -------------------------------------------------------------------------------------
 
 

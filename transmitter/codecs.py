@@ -15,7 +15,14 @@ def _load_ladder() -> SenderCodec:
     return LadderSender(load_ladder())
 
 
-_LOADERS: Final[Mapping[str, Callable[[], SenderCodec]]] = {"ladder": _load_ladder}
+def _load_entropy() -> SenderCodec:
+    from shared.codec.entropy.codec import load_entropy_codec  # noqa: PLC0415
+    from transmitter.entropy_sender import EntropySender  # noqa: PLC0415
+
+    return EntropySender(load_entropy_codec())
+
+
+_LOADERS: Final[Mapping[str, Callable[[], SenderCodec]]] = {"ladder": _load_ladder, "entropy": _load_entropy}
 """By the names of `shared.codec.registry.CODECS`."""
 
 

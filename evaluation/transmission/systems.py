@@ -16,7 +16,7 @@ from evaluation.transmission.photo import Photo, Question
 from evaluation.transmission.sources import DEFAULT_SOURCE, SOURCES, WRONG_QUERY
 from evaluation.transmission.stills import STILLS, still_sender
 from shared.errors import InvalidInputError
-from shared.packets import DEFAULT_PACKET_BYTES
+from shared.packets import DEFAULT_PACKET_BYTES, MAX_PACKET_BYTES
 from transmitter.planning import RATE_DISTORTION
 from transmitter.relevance import EXTRACTORS, Relevance
 
@@ -26,6 +26,8 @@ _FIELD: Final = "--systems"
 def _codecs() -> Iterator[Codec]:
     for name, strategy in {"ladder": RATE_DISTORTION, "greedy": "greedy", "vit-sc": "vit-sc"}.items():
         yield Codec(name, patch_sender("ladder", strategy, DEFAULT_PACKET_BYTES), uses_relevance=True)
+    for name, packet_bytes in {"entropy": MAX_PACKET_BYTES, "entropy-1200": DEFAULT_PACKET_BYTES}.items():
+        yield Codec(name, patch_sender("entropy", RATE_DISTORTION, packet_bytes), uses_relevance=True)
     for name in STILLS:
         yield Codec(name, still_sender(name), uses_relevance=False)
         yield Codec(f"{name}-blur", blur_sender(name), uses_relevance=True)

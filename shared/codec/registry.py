@@ -56,7 +56,7 @@ LADDER: Final = CodecEntry("ladder", LADDER_CODEC, "the paper's fixed-size level
 
 ENTROPY: Final = CodecEntry("entropy", 2, "entropy-coded levels", (0,) * 8)
 
-_ENTRIES: Final = (LADDER,)
+_ENTRIES: Final = (LADDER, ENTROPY)
 
 CODECS: Final[Mapping[str, CodecEntry]] = {entry.name: entry for entry in _ENTRIES}
 """Every codec by its name."""
