@@ -18,10 +18,10 @@ def _load_ladder() -> ReceiverCodec:
 
 def _load_entropy() -> ReceiverCodec:
     from receiver.entropy_receiver import EntropyReceiver  # noqa: PLC0415
-    from receiver.plain_restoration import PlainRestorer  # noqa: PLC0415
+    from receiver.entropy_restoration import EntropyRestorer  # noqa: PLC0415
     from shared.codec.entropy.codec import load_entropy_codec  # noqa: PLC0415
 
-    return EntropyReceiver(load_entropy_codec(), PlainRestorer())
+    return EntropyReceiver(load_entropy_codec(), EntropyRestorer.load())
 
 
 _LOADERS: Final[Mapping[str, Callable[[], ReceiverCodec]]] = {"ladder": _load_ladder, "entropy": _load_entropy}

@@ -205,7 +205,7 @@ class _Search:
         """
         fits: Trial | None = None
         over: Trial | None = None
-        low, high = _FINEST, QUALITIES
+        low, high, stride = _FINEST, QUALITIES, 1
         fineness = self._guess(1.0)
         while low <= high and self.left > _FOR_CLOSING and not self._enough():
             trial = self._try(Setting(fineness, DEFAULT_PRICE))
@@ -220,6 +220,9 @@ class _Search:
                 guess = self._between(over, fits)
             else:
                 guess = self._guess(trial.wire_bytes / max(self._guessed_bytes(fineness), 1))
+                # Exact patches take what they take: guesses alone might never leave them.
+                guess = max(guess, fineness + stride) if over else min(guess, fineness - stride)
+                stride *= 2
             fineness = min(max(guess, low), high)
         return fits, over
 
@@ -252,7 +255,7 @@ class _Search:
                 return
             ratio = _AIM * self.budget_bytes / trial.wire_bytes
             price = min(max(trial.setting.price * ratio ** (-1 / exponent), _PRICES[0]), _PRICES[1])
-            if price == trial.setting.price:
+            if price == trial.setting.price or not _lossy_patches(trial):
                 return
             following = self._try(replace(trial.setting, price=price))
             grown = math.log(following.wire_bytes / trial.wire_bytes) / math.log(price / trial.setting.price)
@@ -272,6 +275,10 @@ class _Search:
         if fineness not in self.guesses:
             self.guesses[fineness] = float(guessed_bits(self.trials.source, fineness).sum() / 8)
         return self.guesses[fineness]
+
+
+def _lossy_patches(trial: Trial) -> int:
+    return int(np.count_nonzero(trial.levels % EXACT))
 
 
 def _exact_patches(trial: Trial) -> int:
