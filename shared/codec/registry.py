@@ -49,7 +49,7 @@ class CodecEntry:
         return tuple(map(str, range(self.levels))) if self.sized else (ALL_LEVELS,)
 
 
-DEFAULT_CODEC: Final = "ladder"
+DEFAULT_CODEC: Final = "entropy"
 """What is taken where nobody asks for another."""
 
 LADDER: Final = CodecEntry("ladder", LADDER_CODEC, "the paper's fixed-size levels", LEVEL_BYTES)
