@@ -6,7 +6,7 @@ services use. Growth compares the time per pixel of a photo enlarged 16 times wi
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -20,11 +20,12 @@ from evaluation.bench.checks import Check, write
 from evaluation.bench.memory import peak_resident_mb
 from evaluation.bench.photos import coffee_480x320
 from receiver.codecs import load_receiver
-from receiver.contract import ArrivedPatches, Layout, ReceiverCodec
+from receiver.contract import ArrivedPatches, DecodedPatches, Layout, ReceiverCodec
 from shared.arrays import Float32Array, UInt8Array
-from shared.packets import MAX_PACKET_BYTES
+from shared.packets import DEFAULT_PACKET_BYTES, MAX_PACKET_BYTES
+from shared.patches import PATCH_SIZE
 from transmitter.codecs import load_sender
-from transmitter.planning import Plan, PlanRequest, SenderCodec
+from transmitter.planning import Body, Plan, PlanRequest, SenderCodec
 
 _REPEATS = 5
 _PERCENTS = (1.0, 2.0, 5.0, 10.0)
@@ -50,7 +51,8 @@ def main() -> None:
     for name, plan in (*((f"{percent:g} %, a mask", plan) for percent, plan, _ in plans), ("5 %, no mask", whole[0])):
         _, seconds = _timed(partial(_shown, receiver, plan))
         checks.append(Check(f"decode and paint 320x480 at {name}", seconds, "s", "<= 0.4", seconds <= 0.4))
-    write("entropy", [*checks, *_exact(sender, receiver, photo), _growth(sender, photo, relevance), _memory()])
+    checks += [*_exact(sender, receiver, photo), _loss(sender, receiver, photo, relevance)]
+    write("entropy", [*checks, _growth(sender, photo, relevance), _memory()])
 
 
 def _plan(sender: SenderCodec, photo: UInt8Array, relevance: Float32Array, percent: float) -> Plan:
@@ -59,9 +61,25 @@ def _plan(sender: SenderCodec, photo: UInt8Array, relevance: Float32Array, perce
 
 
 def _shown(receiver: ReceiverCodec, plan: Plan) -> UInt8Array:
+    return _decoded(receiver, plan, plan.bodies).paint()
+
+
+def _decoded(receiver: ReceiverCodec, plan: Plan, bodies: Sequence[Body]) -> DecodedPatches:
     layout = Layout.of(receiver.open(plan.header), receiver.entry)
-    pieces = [piece for body in plan.bodies for piece in receiver.pieces(layout, body.position, body.content)]
-    return ArrivedPatches(receiver, plan.header, layout, tuple(pieces), 0).decode().paint()
+    pieces = [piece for body in bodies for piece in receiver.pieces(layout, body.position, body.content)]
+    return ArrivedPatches(receiver, plan.header, layout, tuple(pieces), 0).decode()
+
+
+def _loss(sender: SenderCodec, receiver: ReceiverCodec, photo: UInt8Array, relevance: Float32Array) -> Check:
+    """What the loss of every tenth packet of 1,200 bytes does to the patches of the others."""
+    plan = sender.prepare(photo).plan(relevance, PlanRequest(int(photo.nbytes * 0.05), DEFAULT_PACKET_BYTES))
+    fewer = _decoded(receiver, plan, [body for i, body in enumerate(plan.bodies) if i % 10 != 5])
+    survive = np.repeat(np.repeat(fewer.level_picture > 0, PATCH_SIZE, axis=0), PATCH_SIZE, axis=1)
+    before, after = (
+        np.square(photo.astype(np.float64) - shown)[survive].mean() for shown in (_shown(receiver, plan), fewer.paint())
+    )
+    change_db = float(10 * np.log10(before / after))
+    return Check("PSNR of surviving patches at 10 % loss, change", change_db, "dB", ">= -0.05", change_db >= -0.05)
 
 
 def _exact(sender: SenderCodec, receiver: ReceiverCodec, photo: UInt8Array) -> list[Check]:
