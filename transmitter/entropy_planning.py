@@ -29,21 +29,21 @@ from shared.packets import max_sketch_bytes
 from shared.patches import PATCH_SIZE, PatchGrid, split
 from transmitter.entropy_edges import Edges
 from transmitter.entropy_levels import relative_offsets
-from transmitter.entropy_trials import EXACT_BELOW, Setting, Source, Trial, Trials, guessed_bits
+from transmitter.entropy_trials import COARSEST, EXACT_BELOW, Setting, Source, Trial, Trials, guessed_bits
 from transmitter.importance import patch_importance
 from transmitter.planning import Plan, PlanRequest
 
 _REACH: Final = 7  # offsets told apart; what lies beyond is of no importance
-_OUTSIDE: Final = 11  # the offset of what lies outside a mask: it is not
+_OUTSIDE: Final = 16  # the offset of what lies outside a mask: its turn comes when all inside is exact
 _EDGE_COST: Final = 2.75  # half octaves: patches at a mask's edge are sent in full or not at all
+_OUTSIDE_MERIT: Final = (COARSEST - EXACT_BELOW + 1) / HALF_OCTAVE
 _NOTHING: Final = 1e-6
 COLOURS: Final = 3
 _FINEST: Final = EXACT_BELOW - HALF_OCTAVE * _OUTSIDE - 1
 _SMOOTHNESS: Final = 2.0
 _ENOUGH: Final = 0.991
 _AIM: Final = 0.996
-_NEAR: Final = 0.9
-_NEAR_ABOVE: Final = 1.06
+_NEAR: Final = ((0.9, 1.06), (0.985, 1.0))
 _FOR_CLOSING: Final = 4  # trials kept for the last percents
 _TRIALS: Final = 12
 _PRICES: Final = (0.02, 0.35)
@@ -121,8 +121,8 @@ def offsets_of(relevance: Float32Array, grid: PatchGrid) -> tuple[Int64Array, Fl
     if _is_mask(relevance):
         ideal = np.log2(importance.max() / np.maximum(importance, _NOTHING))
         inside = importance > 0
-        merits = np.where(ideal > 0, np.minimum(ideal + _EDGE_COST, _OUTSIDE), 0)
-        return np.where(inside, 0, _OUTSIDE), merits
+        merits = np.where(ideal > 0, ideal + _EDGE_COST, 0)
+        return np.where(inside, 0, _OUTSIDE), np.where(inside, merits, _OUTSIDE_MERIT)
     offsets = relative_offsets(importance, grid, reach=_REACH, smoothness=_SMOOTHNESS)
     return offsets, offsets.astype(np.float64)
 
@@ -172,16 +172,21 @@ class _Search:
 
     def run(self) -> Trial | None:
         """The fullest trial found; None if nothing fits."""
-        fits, over = self._bracket(_NEAR_ABOVE)
-        if over is not None and over.wire_bytes <= _NEAR_ABOVE * self.budget_bytes:
-            self._close(over, _FOR_CLOSING)
-            if not self._enough():
-                fits, over = self._bracket(1.0)
-        if fits is not None and over is not None:
-            fits = self._leap(fits, over)
-        if fits is not None and fits.bodies and fits.setting.fineness > _FINEST:
-            self._close(fits, self.left)
+        # Mostly a trial anywhere near is closed by the price of bits; among exact patches it has little to say.
+        for near_below, near_above in _NEAR:
+            self._round(near_below, near_above)
+            if self._enough():
+                break
         return self.best
+
+    def _round(self, near_below: float, near_above: float) -> None:
+        fits, over = self._bracket(near_below, near_above)
+        if over is not None and over.wire_bytes <= near_above * self.budget_bytes:
+            self._close(over, _FOR_CLOSING)
+        if fits is not None and over is not None and not self._enough():
+            fits = self._leap(fits, over)
+        if fits is not None and not self._enough():
+            self._close(fits, _FOR_CLOSING)
 
     def _try(self, setting: Setting) -> Trial:
         if setting in self.tried:
@@ -198,10 +203,10 @@ class _Search:
     def _enough(self) -> bool:
         return self.best is not None and self.best.wire_bytes >= _ENOUGH * self.budget_bytes
 
-    def _bracket(self, near_above: float) -> tuple[Trial | None, Trial | None]:
+    def _bracket(self, near_below: float, near_above: float) -> tuple[Trial | None, Trial | None]:
         """The finest trial that fits and the coarsest that does not, as near to each other as is of use.
 
-        Ends early near the budget: below it, or at most `near_above` times it.
+        Ends early near the budget, between these parts of it.
         """
         fits: Trial | None = None
         over: Trial | None = None
@@ -214,7 +219,7 @@ class _Search:
                 fits, high = trial, fineness - 1
             else:
                 over, low = trial, fineness + 1
-            if _NEAR < ratio <= near_above:
+            if near_below < ratio <= near_above:
                 break
             if fits is not None and over is not None:
                 guess = self._between(over, fits)

@@ -24,6 +24,7 @@ COARSEST: Final = 150
 """Patches whose quantiser would be coarser than this are left to the background layer."""
 
 _TWO: Final = 2
+_LIKE_EXACT: Final = 22  # the quantiser under which patches take about as much as exactly
 _NEVER: Final = 1 << 40  # bytes
 _PART: Final = 8_192  # patches
 _RATIO_CHANGES: Final = (0.25, 4.0)
@@ -180,8 +181,8 @@ class Trials:
 
 
 def guessed_bits(source: Source, fineness: int) -> Float64Array:
-    """(grid.count,) what each patch might take as a lossy one, from its coefficients alone."""
-    qualities = np.clip(fineness + HALF_OCTAVE * source.offsets, 0, QUALITIES - 1)
+    """(grid.count,) what each patch might take, from its coefficients alone; exact ones as under a fine quantiser."""
+    qualities = np.clip(fineness + HALF_OCTAVE * source.offsets, _LIKE_EXACT, QUALITIES - 1)
     widths = quantiser_steps()[qualities].astype(np.float32)[:, None]
     bits = np.empty(source.grid.count)
     # In parts, so that a large picture's coefficients are never there twice.
