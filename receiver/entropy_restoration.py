@@ -34,8 +34,8 @@ from shared.weights import Weights, default_path, read_weights
 ENTROPY_RESTORATION_FORMAT: Final = "mmsc-entropy-restoration-1"
 """Format and version tag of the weights file."""
 
-FINEST_RESTORED: Final = 68
-"""Qualities below this one are left as they are: what could be gained is less than a grey level's rounding."""
+FINEST_RESTORED: Final = 64
+"""Qualities below this one are left as they are: on some photos nothing is to be gained there, or a little lost."""
 
 _QUALITIES_PER_OCTAVE: Final = 16
 _FINEST_STEP: Final = 0.5  # grey levels, at quality 0

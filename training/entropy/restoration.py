@@ -50,7 +50,7 @@ class TrainingSettings:
     blocks: int = 2
     """Residual blocks on the grid of patches."""
 
-    steps: int = 12_000
+    steps: int = 16_800
     """Gradient steps."""
 
     batch: int = 8

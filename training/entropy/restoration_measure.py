@@ -22,7 +22,7 @@ from training.entropy.restoration_pictures import CodedPicture, coded_thumbnail,
 from training.ladder.data import load_photos
 from training.ladder.pictures import random_levels
 
-_QUALITIES: Final = (40, 44, 48, 56, 72, 88, 104, 116)
+_QUALITIES: Final = (40, 48, 56, 64, 72, 80, 88, 104, 116)
 _THUMBNAIL_QUALITY: Final = 92
 _MIXED_QUALITIES: Final = (72, 104)
 
