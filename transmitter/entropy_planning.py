@@ -49,7 +49,7 @@ _TRIALS: Final = 12
 _PRICES: Final = (0.02, 0.35)
 _PRICE_EXPONENT: Final = 0.2  # bytes fall as the price to this power, by measurement
 _PRICE_EXPONENTS: Final = (0.03, 0.6)
-_LAYER_SHARE: Final = 0.04
+_LAYER_SHARE: Final = 0.03
 _LAYERS: Final = ((124, True), (116, True), (124, False), (116, False), (108, False))
 
 
