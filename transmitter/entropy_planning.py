@@ -50,6 +50,7 @@ _PRICES: Final = (0.02, 0.35)
 _PRICE_EXPONENT: Final = 0.2  # bytes fall as the price to this power, by measurement
 _PRICE_EXPONENTS: Final = (0.03, 0.6)
 _LAYER_SHARE: Final = 0.03
+_PLAIN_LAYER_SHARE: Final = 0.008  # where every patch is sent, the layer shows only while they are on their way
 _LAYERS: Final = ((124, True), (116, True), (124, False), (116, False), (108, False))
 
 
@@ -68,7 +69,8 @@ def plan_entropy(codec: EntropyCodec, image: UInt8Array, relevance: Float32Array
     Raises:
         BudgetTooSmallError: not even the stream header fits.
     """
-    source = prepare(codec, image, relevance, int(request.budget_bytes * _LAYER_SHARE))
+    share = _LAYER_SHARE if relevance.any() else _PLAIN_LAYER_SHARE
+    source = prepare(codec, image, relevance, int(request.budget_bytes * share))
     found = _Search(Trials(codec, source, request), request.budget_bytes).run()
     if found is None or not found.bodies:
         found = _layer_alone(codec, image, relevance, request)
