@@ -47,7 +47,7 @@ _NEAR: Final = ((0.9, 1.06), (0.985, 1.0))
 _FOR_CLOSING: Final = 4  # trials kept for the last percents
 _TRIALS: Final = 12
 _PRICES: Final = (0.02, 0.35)
-_PRICE_EXPONENT: Final = 0.2  # bytes fall as the price to this power, by measurement
+_PRICE_EXPONENT: Final = 0.17  # bytes fall as the price to this power, by measurement
 _PRICE_EXPONENTS: Final = (0.03, 0.6)
 _LAYER_SHARE: Final = 0.03
 _PLAIN_LAYER_SHARE: Final = 0.008  # where every patch is sent, the layer shows only while they are on their way
@@ -156,8 +156,9 @@ def background_within(codec: EntropyCodec, image: UInt8Array, limit_bytes: int) 
     best = b""
     for quality, halved in _LAYERS:
         layer = codec.encode_background(small, quality, halved=halved)
-        if len(layer) <= limit_bytes:
-            best = layer
+        if len(layer) > limit_bytes:
+            break
+        best = layer
     return best
 
 
