@@ -81,6 +81,10 @@ train: $(STAMP)  ## Trains all weights anew (hours; needs $(DATA)); models/
 	$(UV) pip install --quiet --python $(BIN)/python --editable '.[training]'
 	$(BIN)/python -m training.ladder --data $(DATA) --out models/
 	$(BIN)/python -m training.level_map --data $(DATA) --out models/level_map.safetensors
+	$(BIN)/python -m training.entropy.lossy --data $(DATA) --out models/entropy.safetensors
+	$(BIN)/python -m training.entropy.lossless --data $(DATA) --out models/lossless.safetensors
+	$(BIN)/python -m training.entropy_level_map --data $(DATA) --out models/entropy_level_map.safetensors
+	$(BIN)/python -m training.entropy.restoration --data $(DATA) --out models/
 	$(BIN)/python -m training.relevance --data $(DATA) --out models/relevance.safetensors
 
 clean:  ## Removes what was made, but not .venv

@@ -9,13 +9,13 @@ networks ─► integer networks ─► counts of what they leave to be coded �
 The networks learn from what they will see: contexts that were quantised and predicted by themselves.
 """
 
-import argparse
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import click
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ from training.entropy.networks import FloatPredictor, code_length_bits, new_netw
 from training.entropy.rollouts import Examples, roll_out
 from training.entropy.tables import exact_network
 from training.entropy.transform import learn_transform
-from training.ladder.data import Photos, load_photos, sample_patches
+from training.ladder.data import Photos, cache_folder, load_photos, sample_patches
 
 _PHOTOS_PER_CYCLE: Final = 16
 _BATCH: Final = 1_024
@@ -41,7 +41,7 @@ _CHECKPOINT_CYCLES: Final = 25
 _SOURCE_WEIGHTS: Final = (3.0, 1.0, 1.0, 3.0)  # of SOURCES: larger photos more often
 _HELD_OUT: Final = range(323, 343)  # the last of coco_train_masks
 _PATCHES_PER_PHOTO: Final = (40, 20, 20, 40)
-_COUNTED: Final = 80
+_COUNTED: Final = 140
 _MIDDLE_QUALITY: Final = 70
 _QUALITIES_PER_DOUBLING: Final = 23  # of an example's weight: bits fall by as much
 _WEIGHTS: Final = (0.25, 4.0)
@@ -167,24 +167,23 @@ def _rate(done: int, cycles: int) -> float:
     return _RATE * warm * 0.5 * (1 + math.cos(math.pi * done / cycles)) + 1e-6
 
 
-def main() -> None:
-    """Trains, or goes on training, and writes the weights file."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder of the training photos")
-    parser.add_argument("--out", type=Path, default=Path("models/entropy.safetensors"))
-    parser.add_argument("--cycles", type=int, default=2_000, help="of 16 photos each; 2,000 take about 75 minutes")
-    parser.add_argument("--checkpoint", type=Path, default=Path("entropy-lossy.pt"), help="gone on from if it exists")
-    arguments = parser.parse_args()
-    photos = load_photos(arguments.data)
-    exists = arguments.checkpoint.exists()
-    training = resumed(photos, arguments.cycles, arguments.checkpoint) if exists else begun(photos, arguments.cycles)
-    training.run(arguments.checkpoint)
+@click.command()
+@click.option("--data", type=click.Path(exists=True, file_okay=False, path_type=Path), required=True)
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The file to write.")
+@click.option("--cycles", default=2_000, show_default=True, help="Of 16 photos each.")
+@click.option("--checkpoint", type=click.Path(dir_okay=False, path_type=Path), help="In the cache folder by default.")
+def main(data: Path, out: Path, cycles: int, checkpoint: Path | None) -> None:
+    """Trains the lossy levels of the entropy codec, or goes on training them, and writes the weights file."""
+    photos = load_photos(data)
+    checkpoint = checkpoint or cache_folder() / "entropy-lossy.pt"
+    training = resumed(photos, cycles, checkpoint) if checkpoint.exists() else begun(photos, cycles)
+    training.run(checkpoint)
     training.networks.load_state_dict(training.average)
     networks = [exact_network(network) for network in training.networks]  # type: ignore[arg-type]
     every = np.linspace(0, len(photos) - 1, _COUNTED).astype(int)
     counted = [np.asarray(photos[int(i)]) for i in np.intersect1d(every, training_photos(photos))]
     model = counted_model(training.transform, networks, counted, seed=0)
-    save_lossy(arguments.out, model, {"cycles": str(training.done), "photos": str(len(photos) - len(_HELD_OUT))})
+    save_lossy(out, model, {"cycles": str(training.done), "photos": str(len(photos) - len(_HELD_OUT))})
 
 
 if __name__ == "__main__":
