@@ -24,7 +24,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from receiver.restoration import Fill, _Box, _tiles, _to_patches, _to_picture
+from receiver.restoration import Fill
+from receiver.tiling import Box, tiles, to_patches, to_picture
 from shared.arrays import AnyArray, BoolArray, Int64Array, UInt8Array
 from shared.codec.entropy.levels import QUALITY_EXACT, QUALITY_SKIPPED
 from shared.errors import WeightsError
@@ -228,16 +229,16 @@ class EntropyRestorer:
         if not _in_need(qualities).any():
             return join(patches, grid)
         shape = (grid.rows, grid.columns)
-        tiles = (*shape, PATCH_SIZE, PATCH_SIZE, 3)
+        whole = (*shape, PATCH_SIZE, PATCH_SIZE, 3)
         received = _Received(
-            patches.reshape(tiles), qualities.reshape(shape).astype(np.int64), background.reshape(*shape, 3)
+            patches.reshape(whole), qualities.reshape(shape).astype(np.int64), background.reshape(*shape, 3)
         )
-        out = np.empty(tiles, np.uint8)
-        for inner, outer in _tiles(grid):
+        out = np.empty(whole, np.uint8)
+        for inner, outer in tiles(grid):
             out[inner.slices] = self._restore_tile(received, inner, outer)
         return join(out.reshape(patches.shape), grid)
 
-    def _restore_tile(self, received: "_Received", inner: _Box, outer: _Box) -> UInt8Array:
+    def _restore_tile(self, received: "_Received", inner: Box, outer: Box) -> UInt8Array:
         """(rows, columns, 8, 8, 3) patches of `inner`, seen from within `outer`."""
         patches, chosen = received.patches[inner.slices], _in_need(received.qualities[inner.slices])
         if not chosen.any():
@@ -245,11 +246,11 @@ class EntropyRestorer:
         colours = received.background[outer.slices].transpose(2, 0, 1)
         with torch.inference_mode():
             picture = self.net(
-                _to_picture(received.patches[outer.slices]),
+                to_picture(received.patches[outer.slices]),
                 torch.from_numpy(received.qualities[outer.slices])[None],
                 torch.from_numpy(np.ascontiguousarray(colours))[None].float() / 255,
             )
-        restored = _to_patches(picture)[inner.within(outer)]
+        restored = to_patches(picture)[inner.within(outer)]
         return np.where(chosen[..., None, None, None], restored, patches)
 
 

@@ -14,7 +14,6 @@ by a linear filter in closed form (least squares, one per level) from the 4 pixe
 nothing beyond it there. Raw patches pass through untouched.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -25,7 +24,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from shared.arrays import AnyArray, UInt8Array
+from receiver.tiling import Box, tiles, to_patches, to_picture
+from shared.arrays import UInt8Array
 from shared.errors import WeightsError
 from shared.levels import LEVEL_BYTES, RAW, SKIPPED
 from shared.patches import PATCH_SIZE, PatchGrid, join
@@ -38,8 +38,6 @@ _CELL: Final = 4  # the network's finest grid: 4x4 pixels, a quarter of a patch
 _RING: Final = 4  # pixels around a patch that its linear filter sees
 _SCALES: Final = 6  # pyramid steps of the fill: reaches 64 pixels
 _RESIDUAL_SCALE: Final = 0.1  # the network's output of 1 is 25 grey levels
-_TILE: Final = 96  # patches along the side of a tile
-_MARGIN: Final = 8  # patches around a tile that the network sees but does not write
 
 
 class Fill(nn.Module):
@@ -254,25 +252,25 @@ class Restorer:
         if (levels == RAW).all():
             return join(patches, grid)
         shape = (grid.rows, grid.columns)
-        tiles = (*shape, PATCH_SIZE, PATCH_SIZE, 3)
-        received = _Received(patches.reshape(tiles), levels.reshape(shape), background.reshape(tiles))
-        out = np.empty(tiles, np.uint8)
-        for inner, outer in _tiles(grid):
+        whole = (*shape, PATCH_SIZE, PATCH_SIZE, 3)
+        received = _Received(patches.reshape(whole), levels.reshape(shape), background.reshape(whole))
+        out = np.empty(whole, np.uint8)
+        for inner, outer in tiles(grid):
             out[inner.slices] = self._restore_tile(received, inner, outer)
         return join(out.reshape(patches.shape), grid)
 
-    def _restore_tile(self, received: "_Received", inner: "_Box", outer: "_Box") -> UInt8Array:
+    def _restore_tile(self, received: "_Received", inner: "Box", outer: "Box") -> UInt8Array:
         """(rows, columns, 8, 8, 3) patches of `inner`, seen from within `outer`."""
         levels, patches = received.levels[inner.slices], received.patches[inner.slices]
         if (levels == RAW).all():
             return patches
         with torch.inference_mode():
             picture = self.net(
-                _to_picture(received.patches[outer.slices]),
+                to_picture(received.patches[outer.slices]),
                 torch.from_numpy(received.levels[outer.slices].astype(np.int64))[None],
-                _to_picture(received.background[outer.slices]),
+                to_picture(received.background[outer.slices]),
             )
-        restored = _to_patches(picture)[inner.within(outer)]
+        restored = to_patches(picture)[inner.within(outer)]
         return np.where((levels == RAW)[..., None, None, None], patches, restored)
 
 
@@ -283,57 +281,6 @@ class _Received:
     patches: UInt8Array  # (rows, columns, 8, 8, 3)
     levels: UInt8Array  # (rows, columns)
     background: UInt8Array  # (rows, columns, 8, 8, 3)
-
-
-@dataclass(frozen=True)
-class _Box:
-    """A rectangle of patches."""
-
-    top: int
-    left: int
-    bottom: int
-    right: int
-
-    @property
-    def slices(self) -> tuple[slice, slice]:
-        return slice(self.top, self.bottom), slice(self.left, self.right)
-
-    def within(self, outer: "_Box") -> tuple[slice, slice]:
-        top, left = self.top - outer.top, self.left - outer.left
-        return slice(top, top + self.bottom - self.top), slice(left, left + self.right - self.left)
-
-
-def _tiles(grid: PatchGrid) -> Iterator[tuple[_Box, _Box]]:
-    """Boxes to write and the boxes to look at for them: memory stays bounded on large pictures."""
-    for top in range(0, grid.rows, _TILE):
-        for left in range(0, grid.columns, _TILE):
-            inner = _Box(top, left, min(top + _TILE, grid.rows), min(left + _TILE, grid.columns))
-            yield (
-                inner,
-                _Box(
-                    max(top - _MARGIN, 0),
-                    max(left - _MARGIN, 0),
-                    min(inner.bottom + _MARGIN, grid.rows),
-                    min(inner.right + _MARGIN, grid.columns),
-                ),
-            )
-
-
-def _to_picture(patches: AnyArray) -> Tensor:
-    """(rows, columns, 8, 8, 3) uint8 to (1, 3, 8 rows, 8 columns) float in 0..1."""
-    rows, columns = patches.shape[:2]
-    planes = np.ascontiguousarray(patches.transpose(4, 0, 2, 1, 3)).reshape(
-        1, 3, rows * PATCH_SIZE, columns * PATCH_SIZE
-    )
-    return torch.from_numpy(planes).float() / 255
-
-
-def _to_patches(picture: Tensor) -> UInt8Array:
-    """The inverse of `_to_picture`, rounded and clipped."""
-    planes = (picture[0] * 255).round_().clamp_(0, 255).to(torch.uint8).numpy()
-    rows, columns = planes.shape[1] // PATCH_SIZE, planes.shape[2] // PATCH_SIZE
-    patches: UInt8Array = planes.reshape(3, rows, PATCH_SIZE, columns, PATCH_SIZE).transpose(1, 3, 2, 4, 0)
-    return patches
 
 
 def _network(weights: Weights) -> RestorationNet:

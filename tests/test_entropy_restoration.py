@@ -152,7 +152,7 @@ def test_tiles_meet_without_a_seam(restorer, scene, coded, monkeypatch):
     _, grid, colours = scene
     patches = coded(96)
     whole = restorer.restore(patches, _uniform(grid, 96), grid, colours)
-    monkeypatch.setattr("receiver.restoration._TILE", 12)
+    monkeypatch.setattr("receiver.tiling._TILE", 12)
     tiled = restorer.restore(patches, _uniform(grid, 96), grid, colours)
     assert np.abs(tiled.astype(int) - whole).max() <= 2
 

@@ -132,7 +132,7 @@ def test_tiles_meet_without_a_seam(restorer, scene, monkeypatch):
     _, grid, decoded, background = scene
     levels = np.full(grid.count, 1, np.uint8)
     whole = restorer.restore(decoded[1], levels, grid, background)
-    monkeypatch.setattr("receiver.restoration._TILE", 12)
+    monkeypatch.setattr("receiver.tiling._TILE", 12)
     tiled = restorer.restore(decoded[1], levels, grid, background)
     assert np.abs(tiled.astype(int) - whole).max() <= 1
 
