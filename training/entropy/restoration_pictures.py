@@ -16,10 +16,10 @@ from shared.codec.entropy.levels import QUALITY_EXACT, QUALITY_SKIPPED
 from shared.codec.entropy.lossy_model import DEFAULT_PRICE, LossyModel
 from shared.codec.entropy.weights import load_lossy
 from shared.patches import PATCH_SIZE, PatchGrid, join, split
+from training.entropy.rollouts import random_crop
 from training.ladder.data import Photos
 from training.ladder.pictures import random_levels
 
-_MOST_PATCHES: Final = 40
 _LEAST_SIDE: Final = 128
 """Pixels; smaller photos are not used."""
 
@@ -60,7 +60,7 @@ def coded_picture(photo: UInt8Array, rng: np.random.Generator) -> CodedPicture:
         photo: (height, width, 3) RGB.
         rng: of the crop, the qualities, losses and the background.
     """
-    crop = _random_crop(photo, rng)
+    crop = random_crop(photo, rng)
     grid = PatchGrid.of(crop)
     qualities, lost = random_quality_map(rng, grid.rows, grid.columns)
     background = random_colours(crop, rng)
@@ -155,15 +155,3 @@ def _from_cache(path: Path, photo: UInt8Array, seed: tuple[int, int]) -> CodedPi
     np.savez(scratch, **vars(picture))
     scratch.replace(path)
     return picture
-
-
-def _random_crop(photo: UInt8Array, rng: np.random.Generator) -> UInt8Array:
-    """At a random phase of the patch grid, mirrored or turned at random, at most 40 patches high and wide."""
-    dy, dx = rng.integers(0, PATCH_SIZE, 2)
-    cut = photo[dy:, dx:]
-    height, width = (min(side // PATCH_SIZE, _MOST_PATCHES) * PATCH_SIZE for side in cut.shape[:2])
-    top, left = rng.integers(0, cut.shape[0] - height + 1), rng.integers(0, cut.shape[1] - width + 1)
-    cut = cut[top : top + height, left : left + width]
-    if rng.random() < 0.5:
-        cut = cut[:, ::-1]
-    return np.ascontiguousarray(cut.transpose(1, 0, 2) if rng.random() < 0.25 else cut)

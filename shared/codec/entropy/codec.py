@@ -27,9 +27,9 @@ from shared.codec.entropy.lossless import LosslessCoder, load_lossless
 from shared.codec.entropy.lossy_model import LossyModel
 from shared.codec.entropy.symbols import SymbolReader, SymbolWriter
 from shared.codec.entropy.weights import load_lossy
+from shared.entropy_level_map import weights_hash as level_map_hash
 from shared.errors import StreamError
 from shared.patches import PATCH_SIZE, PatchGrid
-from shared.weights import default_path
 
 ENTROPY_CODEC: Final = 2
 """What the stream header calls this codec, version 1."""
@@ -43,8 +43,6 @@ MAX_BODY_PATCHES: Final = 32_767
 _CUT: Final = 0x8000
 _CODED: Final = b"\0"
 _RAW: Final = b"\1"
-
-_FILES: Final = ("entropy.safetensors", "lossless.safetensors", "entropy_level_map.safetensors")
 
 
 @dataclass(frozen=True)
@@ -221,9 +219,9 @@ def load_entropy_codec() -> EntropyCodec:
     Raises:
         WeightsError: they are absent, foreign or damaged.
     """
-    (lossy, _), exact = load_lossy(), load_lossless()
-    files = (default_path(name).read_bytes() for name in _FILES)
-    return EntropyCodec(lossy, exact, hashlib.sha256(b"".join(hashlib.sha256(f).digest() for f in files)).digest()[:4])
+    (lossy, lossy_hash), exact = load_lossy(), load_lossless()
+    hashes = lossy_hash + exact.weights_hash + level_map_hash()
+    return EntropyCodec(lossy, exact, hashlib.sha256(hashes).digest()[:4])
 
 
 def _body(run: Run, string: bytes) -> bytes:

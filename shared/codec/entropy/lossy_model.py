@@ -17,7 +17,7 @@ import numpy as np
 from shared.arrays import AnyArray, BoolArray, Float32Array, Float64Array, Int64Array
 from shared.codec.entropy.context import FEATURE_BOUND, PatchContext, inputs_of
 from shared.codec.entropy.exact import ExactNetwork
-from shared.codec.entropy.lossy import SCALES, Prediction, run
+from shared.codec.entropy.lossy import MEAN_PARTS, SCALES, Prediction, run
 from shared.codec.entropy.schedule import GROUP_ENDS, GROUPS
 from shared.codec.entropy.symbols import SymbolReader, SymbolTables, SymbolWriter
 from shared.codec.entropy.transform import PatchTransform
@@ -170,7 +170,7 @@ class Chooser:
         return residuals
 
     def _cost(self, magnitude: Float64Array, candidate: Int64Array, sign: Int64Array, table: Int64Array) -> AnyArray:
-        inward = self._model.shrink[table, np.minimum(candidate, 2)] / 64 * (candidate > 0)
+        inward = self._model.shrink[table, np.minimum(candidate, 2)] / MEAN_PARTS * (candidate > 0)
         bits = self._model.tables.code_bits(candidate * sign, table)
         return (magnitude - candidate + inward) ** 2 + self._price * bits
 
