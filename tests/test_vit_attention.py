@@ -13,7 +13,7 @@ from safetensors.torch import save, save_file
 from timm.models.vision_transformer import VisionTransformer
 
 from shared.errors import InvalidInputError, WeightsError
-from transmitter.relevance import load_extractor, vit_attention
+from transmitter.relevance import files, load_extractor, vit_attention
 from transmitter.relevance.vit_attention import HUB_FILE, ViTAttentionExtractor, cls_attention, load, to_input
 
 HEADS, DEPTH, WIDTH, SIDE = 3, 3, 24, 32
@@ -289,7 +289,7 @@ def hub(monkeypatch, tmp_path):
     """The hub that the loader asks, beside an empty cache."""
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(vit_attention, "_HUB_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(files, "HUB_TIMEOUT_S", 0.2)
     with Hub() as server:
         address = f"http://127.0.0.1:{server.server_port}"
         monkeypatch.setattr(constants, "ENDPOINT", address)

@@ -16,9 +16,7 @@ The weights are not part of this repository: a local file, or the model hub's.
 from pathlib import Path
 from typing import Any, Final
 
-import huggingface_hub
 import numpy as np
-import safetensors.torch
 import timm
 import torch
 from PIL import Image
@@ -26,9 +24,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from shared.arrays import UInt8Array
-from shared.errors import InvalidInputError, WeightsError
+from shared.errors import InvalidInputError
 from shared.patches import PatchGrid
 from transmitter.relevance.contract import Relevance
+from transmitter.relevance.files import fitted, from_hub, only_tensors, read_checkpoint
 
 NAME: Final = "vit-attention"
 """What requests and events call this extractor."""
@@ -51,7 +50,6 @@ LONG_SIDE: Final = 480
 PATCH: Final = 8
 """Side of the network's patches in pixels."""
 
-_HUB_TIMEOUT_S: Final = 5.0
 _MEAN: Final = torch.tensor(timm.data.IMAGENET_DEFAULT_MEAN)[:, None, None]
 _DEVIATION: Final = torch.tensor(timm.data.IMAGENET_DEFAULT_STD)[:, None, None]
 
@@ -158,7 +156,7 @@ def load(path: Path | None = None, device: torch.device | None = None) -> ViTAtt
     """
     path = path or _from_hub()
     model = _network()
-    _fill(model, _read(path), path)
+    model.load_state_dict(fitted(only_tensors(read_checkpoint(path)), model.state_dict(), path, ARCHITECTURE))
     return ViTAttentionExtractor(model, device)
 
 
@@ -170,50 +168,6 @@ def _network() -> nn.Module:
 
 def _from_hub() -> Path:
     """The hub's weights file, from the cache if it is there."""
-    cached = huggingface_hub.try_to_load_from_cache(HUB_REPOSITORY, HUB_FILE)
-    if isinstance(cached, str):
-        return Path(cached)
-    try:
-        # One question without retries: the download itself would repeat it for half a minute before it gave up.
-        url = huggingface_hub.hf_hub_url(HUB_REPOSITORY, HUB_FILE)
-        huggingface_hub.get_hf_file_metadata(url, timeout=_HUB_TIMEOUT_S)
-        return Path(huggingface_hub.hf_hub_download(HUB_REPOSITORY, HUB_FILE, etag_timeout=_HUB_TIMEOUT_S))
-    except Exception as error:  # offline, refused, cut off, no room: the errors are those of several libraries
-        reason = f"the hub did not give {HUB_FILE} of {HUB_REPOSITORY} ({_first_line(error)})"
-        file = f"the path of a copy of it, or of DINO's {ORIGINAL_FILE}"
-        where = "--weights (mmsc relevance) or MMSC_TRANSMITTER_VIT_WEIGHTS (transmitter)"
-        raise WeightsError(f"{NAME}: {reason}; give {file}, in {where}") from error
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    """The tensors of a weights file by name; nothing in it is executed."""
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read ({error.strerror or _first_line(error)})") from error
-    except Exception as error:  # damaged files fail in as many ways as there are bytes
-        raise WeightsError(f"{path}: is damaged or no weights file ({_first_line(error)})") from error
-    if not isinstance(state, dict):
-        raise WeightsError(f"{path}: holds a {type(state).__name__}, not tensors by name")
-    return {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
-
-
-def _fill(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:
-    """Gives the network its weights; tensors that it has no place for are left out."""
-    own = {}
-    for name, wanted in model.state_dict().items():
-        if name not in state:
-            raise WeightsError(f"{path}: has no {name}; it holds no {ARCHITECTURE}")
-        if state[name].shape != wanted.shape:
-            shapes = f"{tuple(state[name].shape)}, not {tuple(wanted.shape)}"
-            raise WeightsError(f"{path}: {name} is {shapes}; it holds no {ARCHITECTURE}")
-        own[name] = state[name].float()
-        if not bool(own[name].isfinite().all()):
-            raise WeightsError(f"{path}: {name} has values that are not finite")
-    model.load_state_dict(own)
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    file = f"the path of a copy of it, or of DINO's {ORIGINAL_FILE}"
+    where = "--weights (mmsc relevance) or MMSC_TRANSMITTER_VIT_WEIGHTS (transmitter)"
+    return from_hub(HUB_REPOSITORY, (HUB_FILE,), f"{NAME} needs {file}, in {where}")
