@@ -1,0 +1,1 @@
+"""Training of MAFT+, the extractor of the paper; run with `python -m training.maft_plus`."""
