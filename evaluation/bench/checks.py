@@ -28,13 +28,23 @@ class Check:
 
 def write(name: str, checks: Sequence[Check]) -> None:
     """Prints the checks as a table and writes them to out/bench/NAME.json."""
-    table = Table(title=name)
+    show(name, checks)
+    save(OUT / f"{name}.json", checks)
+
+
+def show(title: str, checks: Sequence[Check]) -> None:
+    """Prints the checks as a table."""
+    table = Table(title=title)
     for column in ("check", "value", "unit", "bar", ""):
         table.add_column(column, justify="right" if column == "value" else "left")
     for check in checks:
         verdict = ("[green]ok[/]" if check.ok else "[red]missed[/]") if check.bar else ""
         table.add_row(check.name, f"{check.value:.4g}", check.unit, check.bar, verdict)
     Console().print(table)
-    OUT.mkdir(parents=True, exist_ok=True)
+
+
+def save(path: Path, checks: Sequence[Check]) -> None:
+    """Writes the checks as JSON, `{"checks": [{name, value, unit, bar, ok}]}`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     content = {"checks": [asdict(check) for check in checks]}
-    (OUT / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")
+    path.write_text(json.dumps(content, indent=2) + "\n")

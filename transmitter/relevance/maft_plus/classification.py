@@ -128,7 +128,7 @@ def class_logits(vectors: Tensor, texts: Tensor, synonyms: Sequence[int], scale:
     scores = scale * functional.normalize(vectors, dim=-1) @ texts.transpose(-1, -2)
     if all(count == 1 for count in synonyms):
         return scores
-    return torch.stack([group.amax(-1) for group in scores.split([*synonyms, 1], -1)], -1)
+    return torch.stack([group.amax(-1) for group in torch.split(scores, [*synonyms, 1], -1)], -1)
 
 
 def class_shares(out_logits: Tensor, in_logits: Tensor) -> Tensor:

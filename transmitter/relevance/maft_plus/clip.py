@@ -5,7 +5,7 @@ from typing import Any, Final, NamedTuple
 import timm
 import torch
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
-from timm.layers import Mlp
+from timm.layers.mlp import Mlp
 from torch import Tensor, nn
 
 from transmitter.relevance.maft_plus.config import MaftConfig
@@ -74,8 +74,9 @@ class ClipBackbone(nn.Module):
         length = int(ends.max()) + 1 if trim else tokens.shape[1]
         x = clip.token_embedding(tokens[:, :length]) + clip.positional_embedding[:length]
         x = clip.transformer(x, attn_mask=clip.attn_mask[:length, :length])
-        read: Tensor = clip.ln_final(x[torch.arange(len(x), device=x.device), ends])
-        return read @ clip.text_projection
+        ended = clip.ln_final(x[torch.arange(len(x), device=x.device), ends])
+        features: Tensor = ended @ clip.text_projection
+        return features
 
     def logit_scale(self) -> Tensor:
         """The factor that turns cosines into logits, 0-d, at most 100."""

@@ -73,7 +73,7 @@ class DeformableAttention(nn.Module):
 
     def weights(self, query: Tensor) -> Tensor:
         """How much each point counts: (batch, tokens, heads, levels, points), 1 in all over levels and points."""
-        logits = self.attention_weights(query).view(*query.shape[:2], self.heads, LEVELS * self.points)
+        logits: Tensor = self.attention_weights(query).view(*query.shape[:2], self.heads, LEVELS * self.points)
         return logits.softmax(-1).view(*logits.shape[:3], LEVELS, self.points)
 
 
@@ -92,7 +92,7 @@ def sample_levels(values: Tensor, locations: Tensor, weights: Tensor, sizes: Siz
     batch, _, heads, channels = values.shape
     queries = locations.shape[1]
     grids = (2 * locations - 1).transpose(1, 2).flatten(0, 1)
-    levels = values.split([rows * columns for rows, columns in sizes], dim=1)
+    levels = torch.split(values, [rows * columns for rows, columns in sizes], dim=1)
     read = [
         functional.grid_sample(
             level.permute(0, 2, 3, 1).reshape(batch * heads, channels, rows, columns),

@@ -87,15 +87,17 @@ class Attention(nn.Module):
         Returns:
             (batch, queries, channels).
         """
-        parts = zip((query, key, value), self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3), strict=True)
-        q, k, v = (
-            functional.linear(x, *parameters).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for x, *parameters in parts
-        )
+        q, k, v = (self._projected(part, x) for part, x in enumerate((query, key, value)))
         allowed = None if blocked is None else ~blocked[:, None]
         read = functional.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
         attended: Tensor = self.out_proj(read.transpose(1, 2).flatten(2))
         return attended
+
+    def _projected(self, part: int, x: Tensor) -> Tensor:
+        """By the queries' (0), keys' (1) or values' (2) part of the weights: (batch, heads, places, channels)."""
+        weight, bias = self.in_proj_weight.chunk(3)[part], self.in_proj_bias.chunk(3)[part]
+        y = functional.linear(x, weight, bias)
+        return y.view(*y.shape[:2], self.heads, -1).transpose(1, 2)
 
 
 class CrossAttentionLayer(nn.Module):

@@ -153,9 +153,13 @@ class PixelDecoder(nn.Module):
             res2: (batch, C0, h / 4, w / 4).
         """
         coarse, middle, fine = _maps(encoded, sizes)
+        return PixelFeatures((coarse, middle, fine), self.mask_features(self.joined(fine, res2)))
+
+    def joined(self, fine: Tensor, res2: Tensor) -> Tensor:
+        """The memory at stride 8 and res2 as one map at stride 4: (batch, hidden, h / 4, w / 4)."""
         above = functional.interpolate(fine, size=res2.shape[2:], mode="bilinear", align_corners=False)
-        joined = self.layer_1(self.adapter_1(res2) + above).relu()
-        return PixelFeatures((coarse, middle, fine), self.mask_features(joined))
+        y: Tensor = self.layer_1(self.adapter_1(res2) + above).relu()
+        return y
 
 
 def _projection(channels: int, hidden: int) -> nn.Sequential:
@@ -171,5 +175,5 @@ def _bias(conv: nn.Conv2d) -> Tensor:
 
 
 def _maps(encoded: Tensor, sizes: Sizes) -> Sequence[Tensor]:
-    levels = encoded.split([rows * columns for rows, columns in sizes], dim=1)
-    return [level.transpose(1, 2).unflatten(2, size) for level, size in zip(levels, sizes, strict=True)]
+    levels = torch.split(encoded, [rows * columns for rows, columns in sizes], dim=1)
+    return [level.transpose(1, 2).reshape(len(level), -1, *size) for level, size in zip(levels, sizes, strict=True)]
