@@ -13,9 +13,10 @@ import gc
 import json
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -114,8 +115,16 @@ def _bind(server: grpc.aio.Server, listen: str) -> str:
         raise InvalidInputError("listen", f"cannot listen on {listen!r}") from error
 
 
-async def serve_until_signal(context: AbstractAsyncContextManager[str], name: str) -> None:
-    """Runs a service until SIGTERM or SIGINT, printing one JSON line when it is ready."""
+async def serve_until_signal(
+    context: AbstractAsyncContextManager[str], name: str, runs: Mapping[str, Any] | None = None
+) -> None:
+    """Runs a service until SIGTERM or SIGINT, printing one JSON line when it is ready.
+
+    Args:
+        context: as from `running`.
+        name: of the service, for the line.
+        runs: what else the line tells of what was loaded, as JSON has it.
+    """
     # Threads that compute give way to the event loop sooner than Python's 5 ms, so that packets do not wait for them.
     sys.setswitchinterval(0.0005)
     stopped = asyncio.Event()
@@ -126,5 +135,5 @@ async def serve_until_signal(context: AbstractAsyncContextManager[str], name: st
         # What is there now stays: the collector need not walk through a numerical library in the midst of a packet.
         gc.collect()
         gc.freeze()
-        print(json.dumps({"service": name, "listen": address}), flush=True)
+        print(json.dumps({"service": name, "listen": address, **(runs or {})}), flush=True)
         await stopped.wait()

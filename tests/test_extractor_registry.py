@@ -7,6 +7,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from PIL import Image
+from prometheus_client import CollectorRegistry
 from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 
@@ -15,6 +16,7 @@ from client import cli
 from shared.errors import InvalidInputError
 from shared.pictures import png_bytes
 from transmitter.config import TransmitterConfig
+from transmitter.metrics import TransmitterMetrics
 from transmitter.relevance import EXTRACTORS, load_extractor, registry, vit_attention
 
 
@@ -36,7 +38,6 @@ def weights(monkeypatch, tmp_path):
 
 
 def test_every_listed_extractor_can_be_loaded_and_bears_its_name(weights):
-    assert list(EXTRACTORS) == list(registry._LOADERS)
     assert registry.DEFAULT_EXTRACTOR in EXTRACTORS
     files = {"vit-attention": weights}
     assert [load_extractor(name, weights=files.get(name)).name for name in EXTRACTORS] == list(EXTRACTORS)
@@ -48,6 +49,29 @@ def test_an_unknown_name_is_refused_and_the_known_ones_are_told():
     assert caught.value.field == "extractor"
     for name in ("oracle", *EXTRACTORS):
         assert name in caught.value.description
+
+
+def test_an_option_that_an_extractor_does_not_have_is_refused():
+    with pytest.raises(InvalidInputError, match="embedded has no option 'size'; it has none"):
+        load_extractor("embedded", options={"size": "3"})
+
+
+def test_options_are_read_from_pairs():
+    assert registry.parse_options(["a=1", "b = x=y ", "a=2"]) == {"a": "2", "b": "x=y"}
+    named = registry.parse_named_options(["embedded.a=1", "vit-attention.b=2", "embedded.c=3"])
+    assert named == {"embedded": {"a": "1", "c": "3"}, "vit-attention": {"b": "2"}}
+    for pair in ("a", "=1", ""):
+        with pytest.raises(InvalidInputError, match="is not KEY=VALUE"):
+            registry.parse_options([pair])
+    for pair in ("a=1", "oracle.a=1"):
+        with pytest.raises(InvalidInputError, match=r"is not NAME.KEY with NAME one of embedded, vit-attention"):
+            registry.parse_named_options([pair])
+
+
+def test_every_extractor_has_a_weights_option_of_its_own():
+    flags = [entry.weights_flag for entry in EXTRACTORS.values()]
+    assert len(set(flags)) == len(flags)
+    assert set(flags) <= {option for parameter in command.main.params for option in parameter.opts}
 
 
 def test_a_device_that_is_not_there_is_refused(weights):
@@ -84,6 +108,8 @@ def test_names_come_between_commas_from_the_environment(monkeypatch):
         (["--extractors", " , "], ["names none", *EXTRACTORS]),
         (["--extractors", "vit-attention", "--vit-weights", "absent.pth"], ["absent.pth", "cannot be read"]),
         (["--relevance-weights", "absent.safetensors"], ["absent.safetensors", "cannot be read"]),
+        (["--option", "embedded.size=3"], ["embedded has no option 'size'"]),
+        (["--option", "size=3"], ["'size' is not NAME.KEY"]),
     ],
 )
 def test_what_cannot_be_loaded_stops_the_start_with_one_line(arguments, said):
@@ -92,6 +118,22 @@ def test_what_cannot_be_loaded_stops_the_start_with_one_line(arguments, said):
     assert result.exit_code == 2
     assert line.startswith("transmitter: ")
     assert all(words in line for words in said)
+
+
+def test_the_line_at_the_start_and_the_metrics_tell_which_extractors_run(weights, monkeypatch):
+    told = {}
+
+    async def serve(context, name, runs):
+        told[name] = runs
+
+    monkeypatch.setattr(command, "serve_until_signal", serve)
+    arguments = ["--extractors", "vit-attention,embedded", "--vit-weights", str(weights)]
+    assert CliRunner().invoke(command.main, arguments).exit_code == 0
+    assert told == {"transmitter": {"extractors": ["vit-attention", "embedded"], "device": "cpu"}}
+    page = CollectorRegistry()
+    TransmitterMetrics(page).runs(["vit-attention", "embedded"], "cpu")
+    labels = {"default": "vit-attention", "loaded": "vit-attention,embedded", "device": "cpu"}
+    assert page.get_sample_value("mmsc_transmitter_relevance_info", labels) == 1
 
 
 # ---- mmsc relevance -------------------------------------------------------------------------------
@@ -130,6 +172,8 @@ def test_relevance_by_the_baseline_in_this_process(mmsc, weights, tmp_path):
         (["--extractor", "vit-attention", "--weights", "photo.png"], "--weights: photo.png: is damaged"),
         (["--weights", "photo.png"], "--weights: photo.png"),
         (["--weights", "photo.png", "--transmitter", "localhost:1"], "--weights and --transmitter exclude"),
+        (["--option", "a=b", "--transmitter", "localhost:1"], "--option and --transmitter exclude"),
+        (["--option", "a=b"], "embedded has no option 'a'"),
     ],
 )
 def test_what_cannot_be_used_is_one_line(mmsc, arguments, said):

@@ -7,9 +7,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import asyncio
 import sys
-from collections.abc import Mapping
+import types
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 import numpy as np
@@ -24,14 +25,24 @@ from transmitter.config import TransmitterConfig
 from transmitter.pipeline import Pipeline
 from transmitter.planning import PlanRequest
 from transmitter.relevance import EXTRACTORS, load_extractor
+from transmitter.relevance.registry import parse_named_options
 from transmitter.server import transmitter
 
 _DEFAULTS = TransmitterConfig()
+_F = TypeVar("_F", bound=Callable[..., Any])
+_WEIGHTS = {name: entry.weights_flag.removeprefix("--").replace("-", "_") for name, entry in EXTRACTORS.items()}
 
 
 def _named(_context: click.Context, _option: click.Parameter, text: str) -> tuple[str, ...]:
     """Names between commas, each once, in their order."""
     return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+
+
+def _weights_options(function: _F) -> _F:
+    """The option of every extractor's weights file."""
+    for entry in reversed(tuple(EXTRACTORS.values())):
+        function = click.option(entry.weights_flag, type=click.Path(path_type=Path), help=entry.weights_help)(function)
+    return function
 
 
 @click.command(context_settings={"auto_envvar_prefix": "MMSC_TRANSMITTER", "show_default": True})
@@ -49,11 +60,13 @@ def _named(_context: click.Context, _option: click.Parameter, text: str) -> tupl
     "--codec", type=click.Choice(list(CODECS)), default=_DEFAULTS.codec, help="Codec of requests that name none."
 )
 @click.option("--device", default=_DEFAULTS.device, help="Where relevance is computed: cpu, cuda, cuda:1...")
-@click.option("--relevance-weights", type=click.Path(path_type=Path), help="Weights of the embedded extractor.")
+@_weights_options
 @click.option(
-    "--vit-weights",
-    type=click.Path(path_type=Path),
-    help="Weights of vit-attention: DINO's .pth or timm's safetensors file; the model hub's where none is given.",
+    "--option",
+    "options",
+    multiple=True,
+    metavar="NAME.KEY=VALUE",
+    help="Something else that an extractor lets one choose; may be repeated. An unknown KEY lists those there are.",
 )
 @click.option(
     "--threads",
@@ -64,26 +77,31 @@ def _named(_context: click.Context, _option: click.Parameter, text: str) -> tupl
 @click.option("--jobs", type=click.IntRange(1), default=_DEFAULTS.jobs, help="Pictures worked on at once.")
 @click.option("--grace", default=_DEFAULTS.grace_s, help="Seconds that RPCs may take to end after SIGTERM.")
 @click.option("--stall-timeout", default=_DEFAULTS.stall_timeout_s, help="Seconds without progress.")
-def main(
-    relevance_weights: Path | None, vit_weights: Path | None, grace: float, stall_timeout: float, **settings: Any
-) -> None:
+def main(options: tuple[str, ...], grace: float, stall_timeout: float, **settings: Any) -> None:
     """Computes relevance, allocates the budget, encodes patches and streams them through the channel."""
+    weights = {name: settings.pop(parameter) for name, parameter in _WEIGHTS.items()}
     config = TransmitterConfig(grace_s=grace, stall_timeout_s=stall_timeout, **settings)
     torch.set_num_threads(config.threads)
     try:
-        pipeline = _pipeline(config, {"embedded": relevance_weights, "vit-attention": vit_weights})
-        asyncio.run(serve_until_signal(transmitter(config, pipeline), "transmitter"))
+        pipeline = _pipeline(config, weights, parse_named_options(options))
+        runs = {"extractors": list(pipeline.extractors), "device": config.device}
+        asyncio.run(serve_until_signal(transmitter(config, pipeline), "transmitter", runs))
     except MmscError as error:
         click.echo(f"transmitter: {' '.join(str(error).split())}", err=True)
         sys.exit(2)
 
 
-def _pipeline(config: TransmitterConfig, weights: Mapping[str, Path | None]) -> Pipeline:
+def _pipeline(
+    config: TransmitterConfig,
+    weights: Mapping[str, Path | None],
+    options: Mapping[str, Mapping[str, str]] = types.MappingProxyType({}),
+) -> Pipeline:
     """Loads the tools and runs each once, so that the first request is as fast as the next."""
     if not config.extractors:
         raise InvalidInputError("extractors", f"names none; there are: {', '.join(EXTRACTORS)}")
     extractors = {
-        name: load_extractor(name, device=config.device, weights=weights.get(name)) for name in config.extractors
+        name: load_extractor(name, device=config.device, weights=weights.get(name), options=options.get(name))
+        for name in config.extractors
     }
     codecs = {name: load_sender(name) for name in dict.fromkeys((config.codec, *CODECS))}
     pipeline = Pipeline(codecs, extractors)

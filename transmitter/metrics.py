@@ -1,8 +1,9 @@
 """What the transmitter tells Prometheus."""
 
+from collections.abc import Sequence
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
 from shared.codec.registry import ALL_LEVELS, CODECS
 from shared.telemetry import LATENCY_BUCKETS_S
@@ -46,6 +47,7 @@ class TransmitterMetrics:
             "mmsc_transmitter_overhead_bytes_total", "Bytes planned besides patches.", registry=registry
         )
         self._budget_bytes = Counter("mmsc_transmitter_budget_bytes_total", "Bytes allowed.", registry=registry)
+        self._relevance = Info("mmsc_transmitter_relevance", "Relevance extractors loaded.", registry=registry)
         self._show_zeros()
 
     def _show_zeros(self) -> None:
@@ -57,6 +59,11 @@ class TransmitterMetrics:
                 self._patches.labels(codec.name, str(level))
             for label in codec.byte_labels:
                 self._level_bytes.labels(codec.name, label)
+
+    def runs(self, extractors: Sequence[str], device: str) -> None:
+        """Says which relevance extractors are loaded, the first of them the default, and where they compute."""
+        settings = {"default": extractors[0], "loaded": ",".join(extractors), "device": device}
+        self._relevance.info(settings)
 
     def planned(self, plan: Plan, budget_bytes: int) -> None:
         """Counts a plan that is about to be sent."""

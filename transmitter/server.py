@@ -190,7 +190,9 @@ async def transmitter(config: TransmitterConfig, pipeline: Pipeline) -> AsyncIte
     @asynccontextmanager
     async def register(server: grpc.aio.Server, registry: CollectorRegistry) -> AsyncIterator[Sequence[str]]:
         async with grpc.aio.insecure_channel(config.channel, options=LINK_OPTIONS) as channel:
-            servicer = TransmitterServicer(pipeline, channel, config, TransmitterMetrics(registry))
+            metrics = TransmitterMetrics(registry)
+            metrics.runs(list(pipeline.extractors), config.device)
+            servicer = TransmitterServicer(pipeline, channel, config, metrics)
             transmitter_pb2_grpc.add_TransmitterServiceServicer_to_server(servicer, server)
             try:
                 yield (SERVICE_NAME,)

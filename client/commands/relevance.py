@@ -16,7 +16,7 @@ from client.runs import decode_grey
 from shared.errors import InvalidInputError, WeightsError
 from shared.pictures import png_bytes, read_picture
 from shared.stubs.mmsc.v1 import transmitter_pb2
-from transmitter.relevance.registry import DEFAULT_EXTRACTOR, EXTRACTORS, load_extractor
+from transmitter.relevance.registry import DEFAULT_EXTRACTOR, EXTRACTORS, load_extractor, parse_options
 
 _TIMEOUT_S = 120.0
 _path = click.Path(path_type=Path)
@@ -38,6 +38,10 @@ _path = click.Path(path_type=Path)
     help=f"Relevance extractor ({', '.join(EXTRACTORS)}).  [default: {DEFAULT_EXTRACTOR}, or the transmitter's]",
 )
 @click.option("--weights", type=_path, metavar="FILE", help="Its weights, where it is computed in this process.")
+@click.option("--device", default="cpu", show_default=True, help="Where it computes in this process, like cuda.")
+@click.option(
+    "--option", "options", multiple=True, metavar="KEY=VALUE", help="What else it lets one choose; repeatable."
+)
 @click.option("--json", "as_json", is_flag=True, help="Prints one JSON object.")
 def command(image: Path, query: str, out: Path, figure: Path | None, *, as_json: bool, **where: Any) -> None:
     """Shows what in IMAGE matters to QUERY; nothing is sent over any channel.
@@ -46,8 +50,9 @@ def command(image: Path, query: str, out: Path, figure: Path | None, *, as_json:
     """
     if where["local"] and where["transmitter"]:
         raise click.UsageError("--local and --transmitter exclude each other")
-    if where["weights"] and where["transmitter"]:
-        raise click.UsageError("--weights and --transmitter exclude each other; a transmitter has its own")
+    for own, flag in (("weights", "--weights"), ("options", "--option")):
+        if where[own] and where["transmitter"]:
+            raise click.UsageError(f"{flag} and --transmitter exclude each other; a transmitter has its own")
     data = read_input(image, "image")
     picture = read_picture(data)
     with waiting() as wait:
@@ -70,7 +75,8 @@ def _remote(data: bytes, query: str, where: dict[str, Any]) -> transmitter_pb2.R
 def _in_process(data: bytes, query: str, where: dict[str, Any]) -> transmitter_pb2.RelevanceReady:
     """What a transmitter would answer; torch is imported only here."""
     try:
-        model = load_extractor(where["extractor"] or DEFAULT_EXTRACTOR, weights=where["weights"])
+        name, options = where["extractor"] or DEFAULT_EXTRACTOR, parse_options(where["options"])
+        model = load_extractor(name, weights=where["weights"], device=where["device"], options=options)
     except WeightsError as error:
         raise InvalidInputError("--weights", str(error)) from error
     start_s = time.monotonic()

@@ -1,11 +1,35 @@
 """The relevance extractors by name, each loaded when it is asked for."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from shared.errors import InvalidInputError
 from transmitter.relevance.contract import RelevanceExtractor
+
+Loader = Callable[[Path | None, str, Mapping[str, str]], RelevanceExtractor]
+"""Weights file (none: the shipped one or the model hub's), device and options to an extractor."""
+
+
+@dataclass(frozen=True)
+class ExtractorEntry:
+    """An extractor before it is loaded."""
+
+    summary: str
+    """What it is, in one line."""
+
+    load: Loader
+    """Loads it; raises InvalidInputError for a device or an option's value, WeightsError for the weights."""
+
+    weights_flag: str
+    """The transmitter's option for its weights file."""
+
+    weights_help: str
+    """What that option takes."""
+
+    options: Mapping[str, str] = field(default_factory=dict)
+    """What else can be chosen, by name, and what each means."""
 
 
 def load_embedded(path: Path | None = None, device: str = "cpu") -> RelevanceExtractor:
@@ -47,30 +71,74 @@ def load_vit_attention(path: Path | None = None, device: str = "cpu") -> Relevan
 DEFAULT_EXTRACTOR: Final = "embedded"
 """What needs nothing but this repository."""
 
-EXTRACTORS: Final[Mapping[str, str]] = {
-    "embedded": "free-text relevance by the small model that ships with the project",
-    "vit-attention": "CLS attention of DINO's ViT-S/8, the paper's baseline; ignores the query",
+EXTRACTORS: Final[Mapping[str, ExtractorEntry]] = {
+    "embedded": ExtractorEntry(
+        "free-text relevance by the small model that ships with the project",
+        lambda path, device, _: load_embedded(path, device),
+        "--relevance-weights",
+        "Weights of the embedded extractor.",
+    ),
+    "vit-attention": ExtractorEntry(
+        "CLS attention of DINO's ViT-S/8, the paper's baseline; ignores the query",
+        lambda path, device, _: load_vit_attention(path, device),
+        "--vit-weights",
+        "Weights of vit-attention: DINO's .pth or timm's safetensors file; the model hub's where none is given.",
+    ),
 }
-"""What each extractor is, by the name that requests and options use."""
-
-_LOADERS: Final[Mapping[str, Callable[[Path | None, str], RelevanceExtractor]]] = {
-    "embedded": load_embedded,
-    "vit-attention": load_vit_attention,
-}
+"""Every extractor by the name that requests and options use."""
 
 
-def load_extractor(name: str, *, device: str = "cpu", weights: Path | None = None) -> RelevanceExtractor:
+def load_extractor(
+    name: str, *, device: str = "cpu", weights: Path | None = None, options: Mapping[str, str] | None = None
+) -> RelevanceExtractor:
     """Loads an extractor.
 
     Args:
         name: one of `EXTRACTORS`.
         device: "cpu", "cuda", "cuda:1"...
         weights: its weights file; none means the shipped one or, where none is shipped, the model hub's.
+        options: values of some of its `ExtractorEntry.options`; the rest keep their defaults.
 
     Raises:
-        InvalidInputError: there is no extractor of that name, or this machine has no such device.
+        InvalidInputError: there is no extractor of that name or no such option, a value makes no sense, or this
+            machine has no such device.
         WeightsError: the weights are absent, damaged, or of something else.
     """
-    if name not in _LOADERS:
+    if name not in EXTRACTORS:
         raise InvalidInputError("extractor", f"unknown extractor {name!r}; there are: {', '.join(EXTRACTORS)}")
-    return _LOADERS[name](weights, device)
+    entry, options = EXTRACTORS[name], options or {}
+    for option in options:
+        if option not in entry.options:
+            known = f"it has: {', '.join(entry.options)}" if entry.options else "it has none"
+            raise InvalidInputError("option", f"{name} has no option {option!r}; {known}")
+    return entry.load(weights, device, options)
+
+
+def parse_options(pairs: Iterable[str]) -> dict[str, str]:
+    """Reads KEY=VALUE pairs; of a key that comes twice the last counts.
+
+    Raises:
+        InvalidInputError: a pair has no = or no key.
+    """
+    options = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not key or not equals:
+            raise InvalidInputError("option", f"{pair!r} is not KEY=VALUE")
+        options[key.strip()] = value.strip()
+    return options
+
+
+def parse_named_options(pairs: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Reads NAME.KEY=VALUE pairs into the options of each extractor.
+
+    Raises:
+        InvalidInputError: a pair is of another form, or names no extractor.
+    """
+    found: dict[str, dict[str, str]] = {}
+    for key, value in parse_options(pairs).items():
+        name, dot, option = key.partition(".")
+        if not dot or name not in EXTRACTORS:
+            raise InvalidInputError("option", f"{key!r} is not NAME.KEY with NAME one of {', '.join(EXTRACTORS)}")
+        found.setdefault(name, {})[option] = value
+    return found
