@@ -12,6 +12,7 @@ from evaluation.bench.checks import Check, save, show
 from evaluation.maft_golden.compare import check_forward
 from evaluation.maft_golden.forward import INPUTS, TRAINING, forward_tensors
 from evaluation.maft_golden.golden import Golden, read_golden
+from evaluation.maft_golden.training import training_checks
 from shared.errors import MmscError
 
 
@@ -25,11 +26,12 @@ def forward_checks(golden: Golden) -> list[Check]:
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Where the checks go.")
 def main(file: Path, json_path: Path | None) -> None:
-    """Checks every tensor of FILE that our model computes."""
+    """Checks every tensor of FILE that our model computes, and the training step that it recorded."""
     # The tensors are tiny: more threads only add waiting.
     torch.set_num_threads(1)
     try:
-        checks = forward_checks(read_golden(file))
+        golden = read_golden(file)
+        checks = [*forward_checks(golden), *training_checks(golden)]
     except MmscError as error:
         raise click.UsageError(str(error)) from error
     show(file.name, checks)

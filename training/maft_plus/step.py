@@ -42,6 +42,9 @@ class Outcome(NamedTuple):
     matches: list[list[Match]]
     """As in `ProposalLoss`."""
 
+    masks: Tensor
+    """(batch, queries, h / 4, w / 4) logits of the last decoder output, without gradients."""
+
 
 class TrainingStep(nn.Module):
     """The model with everything that its loss needs.
@@ -91,13 +94,16 @@ class TrainingStep(nn.Module):
         with torch.autocast(images.device.type, self._autocast, enabled=self._autocast is not None):
             dense, proposed = self._features(images)
             predictions = self._predictions(proposed, vocabulary)
-            logits = self._out_vocabulary(dense, predictions[-1].mask_logits.detach(), vocabulary)
+            masks = predictions[-1].mask_logits.detach()
+            logits = self._out_vocabulary(dense, masks, vocabulary)
             teacher = self._teacher(images)
         outputs = [Proposals(made.mask_logits, made.class_logits) for made in predictions]
         found = proposal_loss(outputs, padded, mask_count, draw, self._points)
-        aware = mask_aware_loss(logits[:, :, :-1], outputs[-1].mask_logits.detach(), padded)
-        kept = compensation_loss(dense, teacher)
-        return Outcome({**found.terms, "ranking_loss": MA_WEIGHT * aware, "rc_loss": RC_WEIGHT * kept}, found.matches)
+        tuned = {
+            "ranking_loss": MA_WEIGHT * mask_aware_loss(logits[:, :, :-1], masks, padded),
+            "rc_loss": RC_WEIGHT * compensation_loss(dense, teacher),
+        }
+        return Outcome({**found.terms, **tuned}, found.matches, masks)
 
     def _features(self, images: Tensor) -> tuple[Tensor, ClipFeatures]:
         """The student's last map, with gradients, and all of its maps without.
