@@ -4,8 +4,11 @@ What all of them have in common, whatever the network: a file may be absent, cut
 may be out of reach. Each of these is one `WeightsError`, one line, which names the path.
 """
 
+import re
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Final
 
 import huggingface_hub
@@ -33,16 +36,36 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         WeightsError: the file is absent, damaged, holds code, or nothing by name.
     """
     try:
-        if path.suffix == ".safetensors":
-            return dict(safetensors.torch.load_file(path))
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        path.open("rb").close()
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error.strerror or first_line(error)})") from error
+    try:
+        content = safetensors.torch.load_file(path) if path.suffix == ".safetensors" else _unpickled(path)
     except Exception as error:  # damaged files fail in as many ways as there are bytes
-        raise WeightsError(f"{path}: is damaged or no weights file ({first_line(error)})") from error
+        raise WeightsError(f"{path}: {_why(error)}") from error
     if not isinstance(content, dict):
         raise WeightsError(f"{path}: holds a {type(content).__name__}, not tensors by name")
     return {str(name): value for name, value in content.items()}
+
+
+def _unpickled(path: Path) -> Any:
+    """What `torch.save` wrote; tensors are mapped, so that those that nobody uses are never read."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of a newer pickle protocol, which reads as well
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except RuntimeError:  # files of torch before 1.6 cannot be mapped
+            return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _why(error: Exception) -> str:
+    """What is wrong with a file; torch's own words would advise to run what is in it."""
+    code = re.search(r"GLOBAL ([\w.]+)", str(error)) if isinstance(error, UnpicklingError) else None
+    if code:
+        return f"is refused: it holds {code.group(1)}, which is code and no tensor; code in weights files is never run"
+    if isinstance(error, UnpicklingError):
+        return "is damaged or no weights file (not written by torch.save)"
+    return f"is cut off, damaged or no weights file ({first_line(error)})"
 
 
 def only_tensors(content: Mapping[str, Any]) -> dict[str, Tensor]:
