@@ -70,7 +70,7 @@ def _overlaps(predicted: Tensor, photo: Photo, classes: int) -> Tensor:
         labelled = torch.from_numpy(np.any(list(photo.masks.values()), axis=0)).to(predicted.device)
         either += torch.bincount(predicted[labelled], minlength=classes).cpu()
     for number, mask in photo.masks.items():
-        found = int((predicted[torch.from_numpy(mask).to(predicted.device)] == number).sum())
+        found = int((predicted[torch.from_numpy(mask.copy()).to(predicted.device)] == number).sum())
         both[number] += found
         either[number] += int(mask.sum()) - found
     return torch.stack([both, either])
