@@ -60,16 +60,15 @@ class DeformableAttention(nn.Module):
         """
         batch, tokens, hidden = query.shape
         values = self.value_proj(value).view(batch, tokens, self.heads, hidden // self.heads)
-        locations = self.locations(query, reference, sizes)
+        extent = query.new_tensor([(columns, rows) for rows, columns in sizes])[:, None]
+        locations = reference[:, None, None, None] + self.offsets(query) / extent
         read: Tensor = self.output_proj(sample_levels(values, locations, self.weights(query), sizes))
         return read
 
-    def locations(self, query: Tensor, reference: Tensor, sizes: Sizes) -> Tensor:
-        """Where each query reads: (batch, tokens, heads, levels, points, 2), x and y, 0 to 1 inside the level."""
-        offsets = self.sampling_offsets(query).view(*query.shape[:2], self.heads, LEVELS, self.points, 2)
-        extent = torch.tensor([(columns, rows) for rows, columns in sizes], dtype=query.dtype, device=query.device)
-        place: Tensor = reference[:, None, None, None] + offsets / extent[:, None]
-        return place
+    def offsets(self, query: Tensor) -> Tensor:
+        """Where each query reads: (batch, tokens, heads, levels, points, 2), x and y from its place, in pixels."""
+        offsets: Tensor = self.sampling_offsets(query)
+        return offsets.view(*query.shape[:2], self.heads, LEVELS, self.points, 2)
 
     def weights(self, query: Tensor) -> Tensor:
         """How much each point counts: (batch, tokens, heads, levels, points), 1 in all over levels and points."""

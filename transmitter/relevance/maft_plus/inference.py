@@ -1,0 +1,166 @@
+"""MAFT+ for inference: what equation 7 needs, and nothing else.
+
+Against `MaftPlus.forward`, which computes every prediction and carries gradients:
+
+- a picture is looked at once (`look`), however many queries there are (`adapt`);
+- between the decoder's layers, masks are wanted as places to block only, so that they are computed at the size of the
+  next layer's map, from E_pixel resized once (resizing is linear: the resized product is the product with the resized);
+- no in-vocabulary head, no class logits, no teacher;
+- prompts are a tree (`text_tower`), matrices and deformable attention as in `kernels`, the trunk channels last.
+"""
+
+from typing import Any, Final, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from shared.errors import InvalidInputError
+from transmitter.relevance.maft_plus.classification import pool_masks, scrambled
+from transmitter.relevance.maft_plus.clip import ClipFeatures
+from transmitter.relevance.maft_plus.config import LEVELS, SIZE_STEP
+from transmitter.relevance.maft_plus.kernels import attention, linear, perceptron, sample
+from transmitter.relevance.maft_plus.mask_decoder import Memory, blocked_places, masks_of, resize
+from transmitter.relevance.maft_plus.model import MaftPlus
+from transmitter.relevance.maft_plus.pixel_decoder import EncoderTokens, PixelFeatures
+from transmitter.relevance.maft_plus.text_tower import encode_prompts
+from transmitter.relevance.maft_plus.trunk import projected, trunk_features
+
+Precision = Literal["fp32", "bf16", "fp16"]
+"""Of the trunk's and the text tower's matrices; everything else is computed in fp32."""
+
+_DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Seen(NamedTuple):
+    """What the network makes of a batch of pictures, whatever is asked for."""
+
+    visual: Tensor
+    """V, (batch, queries, embed_dim), not of unit length."""
+    masks: Tensor
+    """(batch, queries, h / 4, w / 4): logits."""
+    transfer: Tensor
+    """(batch, embed_dim, h / 32, w / 32): what texts look at in `adapt`."""
+
+
+class MaftInference:
+    """The short way through a model; its weights are laid out anew in place.
+
+    Args:
+        model: on its device; goes to eval mode and is not to be trained afterwards.
+        precision: of the large matrices.
+    """
+
+    def __init__(self, model: MaftPlus, *, precision: Precision = "fp32") -> None:
+        self.model = model.eval().requires_grad_(requires_grad=False)
+        self._pixel: Any = model.sem_seg_head.pixel_decoder
+        self._predictor: Any = model.sem_seg_head.predictor
+        self._clip: Any = model.backbone.clip_model
+        for part in (self._clip.visual.trunk, self._pixel):
+            part.to(memory_format=torch.channels_last)
+        if precision != "fp32":
+            _lower(self._clip.transformer, _DTYPES[precision])
+            _lower(self._clip.visual.trunk.stages, _DTYPES[precision])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.model.void_embedding.weight.device
+
+    @torch.inference_mode()
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        """Prompts to (prompts, embed_dim), not normalised; tokens (prompts, context) int64, ids of open_clip."""
+        return encode_prompts(self._clip, tokens)
+
+    @torch.inference_mode()
+    def look(self, images: Tensor) -> Seen:
+        """Segments pictures.
+
+        Args:
+            images: (batch, 3, h, w) on the model's device, as from `normalise_and_pad`.
+
+        Raises:
+            InvalidInputError: not of that shape.
+        """
+        if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] % SIZE_STEP or images.shape[3] % SIZE_STEP:
+            raise InvalidInputError("images", f"not (batch, 3, h, w) in steps of {SIZE_STEP}: {tuple(images.shape)}")
+        features = trunk_features(self._clip.visual.trunk, images)
+        masks = self._masks(self._pixels(features))
+        pooled, tokens = pool_masks(features.res5, masks), scrambled(features.res5)
+        batch, rows, columns, channels = tokens.shape
+        # One product for both: the head's weights are read once.
+        both = torch.cat([pooled, tokens.view(batch, -1, channels)], 1)
+        visual, transfer = torch.split(projected(self._clip.visual, both), [pooled.shape[1], rows * columns], 1)
+        return Seen(visual, masks, transfer.transpose(1, 2).reshape(batch, -1, rows, columns))
+
+    @torch.inference_mode()
+    def adapt(self, texts: Tensor, seen: Seen) -> Tensor:
+        """T_hat: any number of texts adapted to each picture, each by itself.
+
+        Args:
+            texts: (texts, embed_dim), unit length.
+            seen: the pictures.
+
+        Returns:
+            (batch, texts, embed_dim), not of unit length.
+        """
+        adapted: Tensor = self.model.cdt(texts, seen.transfer)
+        return adapted
+
+    def logit_scale(self) -> float:
+        """The factor that turns cosines into logits, at most 100."""
+        return float(self.model.backbone.logit_scale())
+
+    def _pixels(self, features: ClipFeatures) -> PixelFeatures:
+        tokens: EncoderTokens = self._pixel.tokens(features)
+        x = tokens.source
+        for layer in self._pixel.transformer.encoder.layers:
+            x = _encoder_layer(layer, x, tokens)
+        pixels: PixelFeatures = self._pixel.join(x, tokens.sizes, features.res2)
+        return pixels
+
+    def _masks(self, pixels: PixelFeatures) -> Tensor:
+        """The final mask logits."""
+        decoder = self._predictor
+        memories: list[Memory] = decoder.memories(pixels)
+        resized = [resize(pixels.pixel, level.shape[2:]) for level in pixels.memories]
+        x = decoder.start(len(pixels.pixel))
+        for index in range(len(decoder.transformer_ffn_layers)):
+            blocked = blocked_places(masks_of(self._mask_embed(x), resized[index % LEVELS]))
+            x = self._decoder_layer(index, x, memories[index % LEVELS], blocked)
+        return masks_of(self._mask_embed(x), pixels.pixel)
+
+    def _mask_embed(self, x: Tensor) -> Tensor:
+        first, second, last = self._predictor.mask_embed.layers
+        return linear(last, linear(second, linear(first, self._predictor.decoder_norm(x), "relu"), "relu"))
+
+    def _decoder_layer(self, index: int, x: Tensor, memory: Memory, blocked: Tensor) -> Tensor:
+        decoder, embed = self._predictor, self._predictor.query_embed.weight
+        allowed = ~blocked | blocked.all(-1, keepdim=True)
+        cross = decoder.transformer_cross_attention_layers[index]
+        x = cross.norm(x + _attended(cross.multihead_attn, (x + embed, memory.key, memory.value), allowed))
+        among = decoder.transformer_self_attention_layers[index]
+        placed = x + embed
+        x = among.norm(x + _attended(among.self_attn, (placed, placed, x), None))
+        forward = decoder.transformer_ffn_layers[index]
+        y: Tensor = forward.norm(x + perceptron(forward.linear1, forward.linear2, x, "relu"))
+        return y
+
+
+def _attended(module: Any, inputs: tuple[Tensor, Tensor, Tensor], allowed: Tensor | None) -> Tensor:
+    return attention((module.in_proj_weight, module.in_proj_bias), module.out_proj, module.heads, inputs, allowed)
+
+
+def _encoder_layer(layer: Any, x: Tensor, tokens: EncoderTokens) -> Tensor:
+    attend, query = layer.self_attn, x + tokens.position
+    values = linear(attend.value_proj, x).view(*x.shape[:2], attend.heads, -1)
+    read = sample(values, tokens.reference, attend.offsets(query), attend.weights(query), tokens.sizes)
+    x = layer.norm1(x + linear(attend.output_proj, read))
+    y: Tensor = layer.norm2(x + perceptron(layer.linear1, layer.linear2, x, "relu"))
+    return y
+
+
+def _lower(module: nn.Module, dtype: torch.dtype) -> None:
+    """Gives the matrices and convolutions of a module less precision; its norms keep theirs."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear | nn.Conv2d | nn.MultiheadAttention):
+            part.to(dtype)

@@ -1,0 +1,169 @@
+"""The arithmetic of inference: matrices through oneDNN, deformable attention as weighted sums of table rows.
+
+On processors that are not Intel's, torch multiplies single-precision matrices with code for 256-bit registers;
+oneDNN, which torch has aboard for convolutions, uses 512 bits where there are, and adds bias and GELU on the way.
+Without oneDNN, on a GPU, or where gradients are wanted, torch's own functions do the same.
+"""
+
+from collections.abc import Sequence
+from typing import Final, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from transmitter.relevance.maft_plus.deformable import Sizes, sample_levels
+
+Activation = Literal["none", "relu", "gelu"]
+
+_ONEDNN: Final = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def linear(layer: nn.Linear, x: Tensor, activation: Activation = "none") -> Tensor:
+    """A linear layer and what follows it.
+
+    Args:
+        layer: whose weights may be of less precision than x; the product is then computed in theirs.
+        x: (..., in), float32.
+        activation: "gelu" is the exact one.
+
+    Returns:
+        (..., out), of the weights' precision.
+    """
+    return affine(x, layer.weight, layer.bias, activation)
+
+
+def affine(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation = "none") -> Tensor:
+    """`linear` of bare weights: (out, in) and (out,)."""
+    x = x.to(weight.dtype)
+    if _ONEDNN and x.device.type == "cpu" and not torch.is_grad_enabled() and weight.dtype != torch.float16:
+        fused: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], "none")
+        return fused
+    y = functional.linear(x, weight, bias)
+    if activation == "none":
+        return y
+    return y.relu() if activation == "relu" else functional.gelu(y)
+
+
+def perceptron(first: nn.Linear, second: nn.Linear, x: Tensor, activation: Activation) -> Tensor:
+    """Two linear layers with an activation between: (..., in) to (..., out), of x's precision."""
+    return linear(second, linear(first, x, activation)).to(x.dtype)
+
+
+def attention(
+    weights: tuple[Tensor, Tensor],
+    out: nn.Linear,
+    heads: int,
+    inputs: tuple[Tensor, Tensor, Tensor],
+    allowed: Tensor | None,
+) -> Tensor:
+    """Multi-head attention.
+
+    Args:
+        weights: the joint (3 * channels, channels) and (3 * channels,) of queries, keys and values.
+        out: what follows.
+        heads: number of heads.
+        inputs: queries (batch, queries, channels), keys and values (batch, places, channels); those that are the
+            same object are multiplied together.
+        allowed: (batch or 1, queries, places) bool.
+
+    Returns:
+        (batch, queries, channels), of the inputs' precision.
+    """
+    q, k, v = (_split_heads(x, heads) for x in _projections(weights, inputs))
+    mask = None if allowed is None else allowed[:, None]
+    read = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    return linear(out, read.transpose(1, 2).flatten(2)).to(inputs[0].dtype)
+
+
+def _projections(weights: tuple[Tensor, Tensor], inputs: tuple[Tensor, Tensor, Tensor]) -> list[Tensor]:
+    """Queries, keys and values; weights of neighbours that read the same are used as one matrix."""
+    query, key, value = inputs
+    if query is key and key is value:
+        return list(affine(query, *weights).chunk(3, -1))
+    matrix, bias = (part.chunk(3) for part in weights)
+    if query is key:
+        both = affine(query, weights[0][: -len(matrix[2])], weights[1][: -len(bias[2])])
+        return [*both.chunk(2, -1), affine(value, matrix[2], bias[2])]
+    return [affine(x, *part) for x, *part in zip(inputs, matrix, bias, strict=True)]
+
+
+def _split_heads(x: Tensor, heads: int) -> Tensor:
+    return x.view(*x.shape[:2], heads, -1).transpose(1, 2)
+
+
+def sample(values: Tensor, reference: Tensor, offsets: Tensor, weights: Tensor, sizes: Sizes) -> Tensor:
+    """`deformable.sample_levels`; on a processor every sum of points is a weighted sum of rows of a table.
+
+    The table is the values as they lie in memory, a row per token and head, with a border of zeros around each level.
+    Each point is its four neighbours there, wherever it is, and nothing is gathered or laid out anew.
+
+    Args:
+        values: (batch, tokens, heads, channels), the levels' tokens one level after the other.
+        reference: (tokens, 2), x and y of each token in its own level, 0 to 1.
+        offsets: (batch, tokens, heads, levels, points, 2), x and y, in pixels of the level.
+        weights: (batch, tokens, heads, levels, points).
+        sizes: of the levels.
+
+    Returns:
+        (batch, tokens, heads * channels).
+    """
+    device = values.device
+    extent = _per_level([(float(columns), float(rows)) for rows, columns in sizes], device)
+    if device.type != "cpu" or torch.is_grad_enabled():
+        return sample_levels(values, reference[:, None, None, None] + offsets / extent, weights, sizes)
+    # Half a pixel, because a token's middle is its place; one more for the border.
+    place = offsets + (reference[:, None, None, None] * extent + 0.5)
+    place = torch.minimum(place.clamp_min_(0), extent + 1)
+    low = place.floor()
+    table, starts = _bordered(values, sizes)
+    index = _rows(low, starts, sizes, values.shape[2])
+    bags = index.shape[0] * index.shape[1] * index.shape[2]
+    shares = _shares(place.sub_(low), weights)
+    total = functional.embedding_bag(index.view(bags, -1), table, per_sample_weights=shares.view(bags, -1), mode="sum")
+    return total.view(*index.shape[:2], -1)
+
+
+def _per_level(values: Sequence[tuple[float, float]], device: torch.device) -> Tensor:
+    """(levels, 1, 2), made without a copy from the host, which CUDA graphs could not record."""
+    pairs = [torch.stack([torch.full((), value, device=device) for value in pair]) for pair in values]
+    return torch.stack(pairs)[:, None]
+
+
+def _bordered(values: Tensor, sizes: Sizes) -> tuple[Tensor, list[int]]:
+    """The table, (rows, channels), and the number of the token at which each level of the first picture starts.
+
+    A point at the very end of the border has its further neighbours, which count nothing, in the row after it; so
+    there are two rows more at the bottom.
+    """
+    batch, _, heads, channels = values.shape
+    counts = [(rows + 3) * (columns + 2) + 1 for rows, columns in sizes]
+    starts = [sum(counts[:level]) for level in range(len(sizes))]
+    table = values.new_zeros(batch, sum(counts), heads * channels)
+    levels = torch.split(values, [rows * columns for rows, columns in sizes], 1)
+    for level, start, (rows, columns) in zip(levels, starts, sizes, strict=True):
+        place = table[:, start : start + (rows + 3) * (columns + 2)].view(batch, rows + 3, columns + 2, -1)
+        place[:, 1 : rows + 1, 1 : columns + 1] = level.reshape(batch, rows, columns, -1)
+    return table.view(-1, channels), starts
+
+
+def _rows(low: Tensor, starts: Sequence[int], sizes: Sizes, heads: int) -> Tensor:
+    """Rows of the table of the four neighbours of each point, int32: (batch, tokens, heads, levels, points, 4)."""
+    widths = torch.tensor([columns + 2 for _, columns in sizes], dtype=torch.int32)[:, None]
+    x, y = low.to(torch.int32).unbind(-1)
+    picture = (sizes[-1][0] + 3) * (sizes[-1][1] + 2) + 1 + starts[-1]
+    pictures = torch.arange(len(low), dtype=torch.int32).view(-1, 1, 1, 1, 1) * picture
+    first = torch.tensor(starts, dtype=torch.int32)[:, None]
+    head = torch.arange(heads, dtype=torch.int32)[:, None, None]
+    corner = (y * widths + x).add_(pictures + first).mul_(heads).add_(head)
+    steps = torch.cat([torch.zeros_like(widths), torch.ones_like(widths), widths, widths + 1], 1) * heads
+    return corner[..., None] + steps[:, None]
+
+
+def _shares(between: Tensor, weights: Tensor) -> Tensor:
+    """Bilinear weights of the four neighbours times the points' own: (batch, tokens, heads, levels, points, 4)."""
+    x, y = between.unbind(-1)
+    right = weights * x
+    left = weights - right
+    below_left, below_right = left * y, right * y
+    return torch.stack([left - below_left, right - below_right, below_left, below_right], -1)
