@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.data import astronaut
 
-from shared.codec.entropy.context import QUALITIES, PatchContext, inputs_of, quantiser_steps
+from shared.codec.entropy.context import FEATURE_BOUND, QUALITIES, PatchContext, inputs_of, quantiser_steps
+from shared.codec.entropy.exact import ACTIVATION_LIMIT
 from shared.codec.entropy.lossy_model import DEFAULT_PRICE
-from shared.codec.entropy.schedule import GROUP_ENDS, GROUPS, passes_of, steps
+from shared.codec.entropy.part_network import ALWAYS
+from shared.codec.entropy.schedule import GROUP_ENDS, GROUPS, parts_of, passes_of, steps
 from shared.codec.entropy.transform import COEFFICIENTS, MEANS
 from shared.codec.entropy.weights import load_lossy
+from shared.errors import WeightsError
 from shared.patches import PatchGrid, join, split
 
 MODEL, _ = load_lossy()
@@ -64,6 +68,53 @@ def test_decoder_has_what_the_encoder_expects(quality):
     assert not decoding.damaged.any()
     np.testing.assert_array_equal(decoding.coefficients, encoding.coefficients)
     assert abs(encoding.bits.sum() / 8 - len(encoding.bodies[0])) < 0.02 * len(encoding.bodies[0]) + 8
+
+
+@pytest.mark.parametrize("quality", [24, 64, 100])
+def test_measured_bytes_are_nearly_the_coded_ones(quality):
+    numbers, qualities, packets = np.arange(GRID.count), np.full(GRID.count, quality), np.arange(GRID.count) // 200
+    coded = MODEL.encode(COEFFICIENTS_OF_IMAGE, _context(numbers, qualities, packets), DEFAULT_PRICE)
+    measured = MODEL.measure(COEFFICIENTS_OF_IMAGE, _context(numbers, qualities, packets), DEFAULT_PRICE)
+    sizes = np.array([len(body) for body in coded.bodies])
+    np.testing.assert_allclose(measured.body_bytes, sizes, rtol=0.01, atol=4)
+    assert abs(sum(measured.body_bytes) / sizes.sum() - 1) < 0.004
+
+
+def test_parts_are_predicted_from_those_before_and_no_others():
+    rng = np.random.default_rng(3)
+    for group, network in enumerate(MODEL.networks):
+        features = rng.integers(-100, 100, (5, network.inputs)).astype(np.float64)
+        shared = network.shared(features)
+        for number, part in enumerate(parts_of(group)):
+            own = rng.integers(-FEATURE_BOUND, FEATURE_BOUND + 1, (5, part.start)).astype(np.float64)
+            assert network.part(number, shared, own).shape == (5, 2 * (part.stop - part.start))
+            np.testing.assert_array_equal(network.shared(features), shared)
+            for row in range(5):
+                expected = _part_by_integers(network, number, features[row], own[row])
+                np.testing.assert_array_equal(network.part(number, shared, own)[row], expected)
+
+
+def _part_by_integers(network, number, features, own):
+    first, sizes = network.first, [size // 2 for size in network.outputs]
+    begin = network.inputs + sum(1 + sum(sizes[:before]) for before in range(number))
+    row = [int(x) for x in [*features, ALWAYS, *own]]
+    columns = [*range(network.inputs), *range(begin, begin + 1 + len(own))]
+    sums = first.weights[:, columns].astype(np.int64) @ np.array(row)
+    hidden = np.clip((sums + first.bias) >> first.shift, 0, ACTIVATION_LIMIT)
+    for layer in network.heads[number].layers[:-1]:
+        hidden = np.clip((layer.weights.astype(np.int64) @ hidden + layer.bias) >> layer.shift, 0, ACTIVATION_LIMIT)
+    last = network.heads[number].layers[-1]
+    return (last.weights.astype(np.int64) @ hidden + last.bias) >> last.shift
+
+
+def test_networks_that_do_not_fit_are_refused():
+    network = MODEL.networks[1]
+    with pytest.raises(WeightsError, match="fit"):
+        replace(network, heads=(*network.heads, MODEL.networks[2].heads[0]))
+    with pytest.raises(WeightsError, match="fit"):
+        replace(network, heads=())
+    with pytest.raises(WeightsError, match="right shapes"):
+        replace(MODEL, networks=MODEL.networks[::-1])
 
 
 def test_finer_quantisers_cost_more_and_show_more():
@@ -145,6 +196,9 @@ def test_beginning_of_a_packet_shows_all_its_patches_more_coarsely():
 def test_group_sizes_and_inputs_fit():
     assert GROUP_ENDS[-1] == COEFFICIENTS
     assert [network.inputs for network in MODEL.networks] == [inputs_of(group) for group in range(GROUPS)]
+    assert [len(network.heads) for network in MODEL.networks] == [
+        len(step.parts) for step in steps() if not step.number
+    ]
     assert len(passes_of(0)) == 7
     assert quantiser_steps()[16] == 2 * quantiser_steps()[0]
 

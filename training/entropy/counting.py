@@ -6,9 +6,9 @@ from typing import Final
 import numpy as np
 
 from shared.arrays import Float32Array, Float64Array, Int64Array, UInt8Array
-from shared.codec.entropy.exact import ExactNetwork
 from shared.codec.entropy.lossy import SCALES, Prediction
 from shared.codec.entropy.lossy_model import DEFAULT_PRICE, LossyModel
+from shared.codec.entropy.part_network import PartNetwork
 from shared.codec.entropy.schedule import GROUPS
 from shared.codec.entropy.symbols import SymbolTables, fit_frequencies
 from shared.codec.entropy.transform import PatchTransform
@@ -21,7 +21,7 @@ _TABLES: Final = GROUPS * SCALES
 
 
 def counted_model(
-    transform: PatchTransform, networks: Sequence[ExactNetwork], photos: Sequence[UInt8Array], seed: int
+    transform: PatchTransform, networks: Sequence[PartNetwork], photos: Sequence[UInt8Array], seed: int
 ) -> LossyModel:
     """The model whose tables are what coding the photos, several times over, needed."""
     bits = logistic_bits()
@@ -49,14 +49,13 @@ class Counter:
         crop = random_crop_coded(photo, model.transform, rng)
         if crop is None:
             return
-        chooser = model.chooser(crop.coefficients, DEFAULT_PRICE)
+        chooser = model.chooser(crop.coefficients, crop.context.packets, DEFAULT_PRICE)
         model.run_encoder(crop.coefficients, crop.context, chooser)
         for prediction, residuals in chooser.coded:
             self._count(prediction, residuals, crop.coefficients)
 
     def _count(self, prediction: Prediction, residuals: Int64Array, coefficients: Float32Array) -> None:
-        step = prediction.step
-        true = coefficients[prediction.targets, step.start : step.end]
+        true = coefficients[prediction.targets, prediction.part]
         wanted = np.abs((true - prediction.means) / prediction.widths)
         columns = np.where(np.abs(residuals) <= REACH, residuals + REACH, 2 * REACH + 1)
         np.add.at(self.counts, (prediction.tables, columns), 1)

@@ -34,7 +34,6 @@ from training.ladder.data import Photos, cache_folder, load_photos, sample_patch
 
 _PHOTOS_PER_CYCLE: Final = 16
 _BATCH: Final = 1_024
-_RATE: Final = 2e-3
 _WARM_CYCLES: Final = 20
 _AVERAGE: Final = 0.98
 _CHECKPOINT_CYCLES: Final = 25
@@ -55,6 +54,8 @@ class Training:
     transform: PatchTransform
     cycles: int
     networks: nn.ModuleList
+    rate: float
+    """Of learning, at its height."""
     average: dict[str, Tensor]
     """Of the networks' parameters over the last cycles; this is what ships."""
     done: int = 0
@@ -67,7 +68,7 @@ class Training:
         while self.done < self.cycles:
             examples = self._examples(rng)
             for optimiser in optimisers:
-                optimiser.param_groups[0]["lr"] = _rate(self.done, self.cycles)
+                optimiser.param_groups[0]["lr"] = self.rate * _share(self.done, self.cycles)
             bits = [
                 _learn(network, optimiser, examples.arrays(group), rng)
                 for group, (network, optimiser) in enumerate(zip(self.networks, optimisers, strict=True))
@@ -108,21 +109,21 @@ class Training:
         checkpoint.with_suffix(".part").replace(checkpoint)
 
 
-def begun(photos: Photos, cycles: int) -> Training:
+def begun(photos: Photos, cycles: int, rate: float) -> Training:
     """A fresh training."""
     patches, _ = sample_patches(photos, _PATCHES_PER_PHOTO, seed=0)
     networks = new_networks(0)
     average = {name: value.clone() for name, value in networks.state_dict().items()}
-    return Training(photos, learn_transform(patches), cycles, networks, average)
+    return Training(photos, learn_transform(patches), cycles, networks, rate, average)
 
 
-def resumed(photos: Photos, cycles: int, checkpoint: Path) -> Training:
+def resumed(photos: Photos, cycles: int, rate: float, checkpoint: Path) -> Training:
     """A training as it was saved."""
     state: dict[str, Any] = torch.load(checkpoint, weights_only=True)
     networks = new_networks(0)
     networks.load_state_dict(state["networks"])
     transform = PatchTransform(state["basis"].numpy())
-    return Training(photos, transform, cycles, networks, state["average"], int(state["done"]))
+    return Training(photos, transform, cycles, networks, rate, state["average"], int(state["done"]))
 
 
 def training_photos(photos: Photos) -> Int64Array:
@@ -133,15 +134,16 @@ def training_photos(photos: Photos) -> Int64Array:
 def _learn(
     network: nn.Module,
     optimiser: torch.optim.Optimizer,
-    examples: tuple[AnyArray, Float32Array],
+    examples: tuple[AnyArray, AnyArray, Float32Array],
     rng: np.random.Generator,
 ) -> float:
     """One pass over the examples of a group; returns the mean bits of a patch."""
-    features, targets = examples
+    features, own, targets = examples
     bits = []
     for rows in _batches(len(features), rng):
         x = torch.from_numpy(features[rows].astype(np.float32))
-        length = code_length_bits(torch.from_numpy(targets[rows]), *network(x)).sum(dim=1)
+        predicted = network(x, torch.from_numpy(own[rows].astype(np.float32)))
+        length = code_length_bits(torch.from_numpy(targets[rows]), *predicted).sum(dim=1)
         optimiser.zero_grad()
         (_example_weights(x) * length).mean().backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(network.parameters(), 20.0)
@@ -162,21 +164,23 @@ def _batches(count: int, rng: np.random.Generator) -> Iterator[Int64Array]:
         yield order[start : start + _BATCH]
 
 
-def _rate(done: int, cycles: int) -> float:
+def _share(done: int, cycles: int) -> float:
+    """Of the greatest learning rate."""
     warm = min(1.0, (done + 1) / _WARM_CYCLES)
-    return _RATE * warm * 0.5 * (1 + math.cos(math.pi * done / cycles)) + 1e-6
+    return warm * 0.5 * (1 + math.cos(math.pi * done / cycles)) + 5e-4
 
 
 @click.command()
 @click.option("--data", type=click.Path(exists=True, file_okay=False, path_type=Path), required=True)
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The file to write.")
 @click.option("--cycles", default=2_000, show_default=True, help="Of 16 photos each.")
+@click.option("--rate", default=2e-3, show_default=True, help="Of learning, at its height.")
 @click.option("--checkpoint", type=click.Path(dir_okay=False, path_type=Path), help="In the cache folder by default.")
-def main(data: Path, out: Path, cycles: int, checkpoint: Path | None) -> None:
+def main(data: Path, out: Path, cycles: int, rate: float, checkpoint: Path | None) -> None:
     """Trains the lossy levels of the entropy codec, or goes on training them, and writes the weights file."""
     photos = load_photos(data)
     checkpoint = checkpoint or cache_folder() / "entropy-lossy.pt"
-    training = resumed(photos, cycles, checkpoint) if checkpoint.exists() else begun(photos, cycles)
+    training = resumed(photos, cycles, rate, checkpoint) if checkpoint.exists() else begun(photos, cycles, rate)
     training.run(checkpoint)
     training.networks.load_state_dict(training.average)
     networks = [exact_network(network) for network in training.networks]  # type: ignore[arg-type]

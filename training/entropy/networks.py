@@ -1,7 +1,6 @@
 """The context networks as they are trained: in floating point, on what the integer ones will see."""
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -9,13 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from shared.arrays import Float64Array, Int64Array
+from shared.arrays import AnyArray, Float64Array, Int64Array
 from shared.codec.entropy.context import inputs_of
 from shared.codec.entropy.lossy import FIRST_SCALE_LOG2, MEAN_PARTS, SCALES, SCALES_PER_OCTAVE
-from shared.codec.entropy.schedule import GROUP_ENDS, GROUPS
+from shared.codec.entropy.schedule import GROUPS, parts_of
 
-HIDDEN: Final = ((64, 32), (128, 64), (160, 96), (192, 128), (256, 128), (320, 160), (320, 160))
-"""Widths of each group's hidden layers."""
+HIDDEN: Final = ((96, 32), (192, 64), (256, 96), (320, 128), (320, 128), (320, 160), (320, 160))
+"""Of each group, the units that its parts share and those of each part's own hidden layer."""
 
 INPUT_ONE: Final = 64
 """A feature of this counts as 1."""
@@ -32,27 +31,54 @@ class GroupNetwork(nn.Module):
 
     def __init__(self, group: int) -> None:
         super().__init__()
-        self.size = GROUP_ENDS[group] - (0, *GROUP_ENDS)[group]
-        widths = (inputs_of(group), *HIDDEN[group], 2 * self.size)
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
-        *_, last = self.linear
-        with torch.no_grad():
-            last.weight.mul_(0.1)
-            last.bias.zero_()
+        units, hidden = HIDDEN[group]
+        self.parts = parts_of(group)
+        self.shared = nn.Linear(inputs_of(group), units)
+        self.constants = nn.Parameter(torch.zeros(len(self.parts), units))
+        self.own = nn.ModuleList(nn.Linear(part.start, units, bias=False) for part in self.parts[1:])
+        self.heads = nn.ModuleList(_head(units, hidden, 2 * (part.stop - part.start)) for part in self.parts)
 
-    @property
-    def linear(self) -> list[nn.Linear]:
-        """The layers, first to last."""
-        return [layer for layer in self.layers if isinstance(layer, nn.Linear)]
+    def forward(self, features: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+        """(n, group) means in quantiser steps and base-2 logarithms of spreads.
 
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """(n, group) means in quantiser steps and base-2 logarithms of spreads, of (n, inputs) features."""
-        *hidden, last = self.linear
-        x = features / INPUT_ONE
-        for layer in hidden:
-            x = functional.relu(layer(x)).clamp_max(ACTIVATION_BOUND)
-        out: Tensor = last(x)
-        return out[:, : self.size], out[:, self.size :]
+        Args:
+            features: (n, inputs) of the context.
+            own: (n, group) features of the group's own coefficients; each part sees those before it.
+        """
+        shared = self.shared(features / INPUT_ONE)
+        found = [self.part(number, shared, own[:, : part.start]) for number, part in enumerate(self.parts)]
+        means, spreads = zip(*found, strict=True)
+        return torch.cat(means, dim=1), torch.cat(spreads, dim=1)
+
+    def part(self, number: int, shared: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+        """(n, part) means and spreads of one part, of (n, units) shared sums and (n, coefficients before) own."""
+        sums = shared + self.constants[number]
+        if number:
+            sums = sums + self.own[number - 1](own / INPUT_ONE)
+        means, spreads = self.heads[number](_activated(sums)).chunk(2, dim=1)
+        return means, spreads
+
+    def own_arrays(self) -> list[tuple[AnyArray, AnyArray]]:
+        """Of each part (units,) its constant and (units, coefficients before it) its weights."""
+        own = [np.zeros((self.constants.shape[1], 0)), *(layer.weight.detach().numpy() for layer in self.own)]
+        return list(zip(self.constants.detach().numpy(), own, strict=True))
+
+
+class _Activation(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return _activated(x)
+
+
+def _activated(x: Tensor) -> Tensor:
+    return functional.relu(x).clamp_max(ACTIVATION_BOUND)
+
+
+def _head(units: int, hidden: int, outputs: int) -> nn.Sequential:
+    last = nn.Linear(hidden, outputs)
+    with torch.no_grad():
+        last.weight.mul_(0.1)
+        last.bias.zero_()
+    return nn.Sequential(nn.Linear(units, hidden), _Activation(), last)
 
 
 def code_length_bits(targets: Tensor, means: Tensor, spreads_log2: Tensor) -> Tensor:
@@ -71,20 +97,24 @@ class FloatPredictor:
     """The networks of all groups at work; implements `shared.codec.entropy.lossy.Predictor`."""
 
     def __init__(self, networks: Sequence[GroupNetwork]) -> None:
-        self._layers = [
-            [(layer.weight.detach().numpy().T.copy(), layer.bias.detach().numpy()) for layer in network.linear]
-            for network in networks
-        ]
+        self._networks = networks
 
-    def __call__(self, group: int, features: Float64Array) -> tuple[Float64Array, Int64Array]:
+    @torch.no_grad()
+    def shared(self, group: int, features: Float64Array) -> AnyArray:
         """See `Predictor`."""
-        x = features.astype(np.float32) / INPUT_ONE
-        for weight, bias in self._layers[group][:-1]:
-            x = np.clip(x @ weight + bias, 0, ACTIVATION_BOUND)
-        weight, bias = self._layers[group][-1]
-        means, spreads = np.split(x @ weight + bias, 2, axis=1)
-        scales = np.floor((spreads - FIRST_SCALE_LOG2) * SCALES_PER_OCTAVE)
-        return np.floor(means * MEAN_PARTS).astype(np.float64), np.clip(scales, 0, SCALES - 1).astype(np.int64)
+        found: Tensor = self._networks[group].shared(_tensor(features) / INPUT_ONE)
+        return found.numpy()
+
+    @torch.no_grad()
+    def part(self, group: int, number: int, shared: AnyArray, own: Float64Array) -> tuple[Float64Array, Int64Array]:
+        """See `Predictor`."""
+        means, spreads = self._networks[group].part(number, torch.from_numpy(shared), _tensor(own))
+        scales = torch.floor((spreads - FIRST_SCALE_LOG2) * SCALES_PER_OCTAVE).clamp(0, SCALES - 1)
+        return torch.floor(means * MEAN_PARTS).double().numpy(), scales.long().numpy()
+
+
+def _tensor(values: Float64Array) -> Tensor:
+    return torch.from_numpy(values.astype(np.float32))
 
 
 def new_networks(seed: int) -> nn.ModuleList:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
+from PIL import Image
 
 from shared.arrays import AnyArray, Float32Array, Float64Array, Int64Array, UInt8Array
 from shared.codec.entropy.context import QUALITIES, PatchContext
@@ -18,6 +19,9 @@ from training.ladder.pictures import random_levels
 _MOST_ROWS: Final = 40
 _FINEST: Final = 20
 _COARSEST: Final = 128
+_ENLARGED: Final = 0.35
+_FACTORS: Final = (1.15, 2.0)
+_GRAIN: Final = 2.0  # grey levels, the same for all colours
 _NO_SHRINK: Final[Float64Array] = np.zeros((GROUPS * SCALES, 3))
 
 
@@ -26,17 +30,21 @@ class Examples:
     """Per group the features and the true coefficients, in quantiser steps from the context's estimate."""
 
     features: list[list[AnyArray]] = field(default_factory=lambda: [[] for _ in range(GROUPS)])
+    own: list[list[AnyArray]] = field(default_factory=lambda: [[] for _ in range(GROUPS)])
     targets: list[list[Float32Array]] = field(default_factory=lambda: [[] for _ in range(GROUPS)])
 
     def add(self, other: "Examples") -> None:
         """Takes in the examples of another picture."""
         for group in range(GROUPS):
             self.features[group] += other.features[group]
+            self.own[group] += other.own[group]
             self.targets[group] += other.targets[group]
 
-    def arrays(self, group: int) -> tuple[AnyArray, Float32Array]:
-        """(n, inputs) int16 and (n, group) float32."""
-        return np.concatenate(self.features[group]), np.concatenate(self.targets[group])
+    def arrays(self, group: int) -> tuple[AnyArray, AnyArray, Float32Array]:
+        """(n, inputs) int16 of the context, (n, group) int16 of the group itself, and (n, group) float32."""
+        parts = (self.features[group], self.own[group], self.targets[group])
+        features, own, targets = (np.concatenate(arrays) for arrays in parts)
+        return features, own, targets
 
 
 @dataclass(frozen=True)
@@ -74,7 +82,7 @@ def roll_out(photo: UInt8Array, transform: PatchTransform, predictor: Predictor,
     if crop is not None:
         recorder = _Recorder(predictor, crop, examples)
         groups = np.full(crop.context.count, GROUPS)
-        run(recorder.watched(), recorder.predict, _NO_SHRINK, recorder.choose, groups)
+        run(recorder.watched(), recorder, _NO_SHRINK, recorder.choose, groups)
     return examples
 
 
@@ -85,29 +93,51 @@ class _Recorder:
         self._predictor, self._crop, self._examples = predictor, crop, examples
         self._bits = logistic_bits()
         self._estimate: Float64Array = np.zeros((0, 0))
+        self._features: list[tuple[int, AnyArray]] = []
 
     def watched(self) -> PatchContext:
-        """The crop's context, which tells its estimates."""
-        context, inner = self._crop.context, self._crop.context.estimate
+        """The crop's context, which tells its estimates and features."""
+        context, estimate_of, features_of = self._crop.context, self._crop.context.estimate, self._crop.context.features
 
         def estimate(step: Step, targets: Int64Array) -> Float64Array:
-            self._estimate = inner(step, targets)
+            self._estimate = estimate_of(step, targets)
             return self._estimate
 
-        context.estimate = estimate  # type: ignore[method-assign]
+        def features(step: Step, targets: Int64Array, estimate: Float64Array) -> Float64Array:
+            found = features_of(step, targets, estimate)
+            self._features.append((int(targets[0]), found.astype(np.int16)))
+            return found
+
+        context.estimate, context.features = estimate, features  # type: ignore[method-assign]
         return context
 
-    def predict(self, group: int, features: Float64Array) -> tuple[Float64Array, Int64Array]:
+    def shared(self, group: int, features: Float64Array) -> AnyArray:
         """As the predictor."""
-        self._examples.features[group].append(features.astype(np.int16))
-        return self._predictor(group, features)
+        return self._predictor.shared(group, features)
+
+    def part(self, group: int, number: int, shared: AnyArray, own: Float64Array) -> tuple[Float64Array, Int64Array]:
+        """As the predictor."""
+        return self._predictor.part(group, number, shared, own)
 
     def choose(self, prediction: Prediction) -> Int64Array:
         """Residuals that trade error for bits as the encoder does."""
-        step = prediction.step
-        true = self._crop.coefficients[prediction.targets, step.start : step.end].astype(np.float64)
-        self._examples.targets[step.group].append(((true - self._estimate) / prediction.widths).astype(np.float32))
-        return _cheap_residuals((true - prediction.means) / prediction.widths, self._bits, prediction.scales)
+        step, targets = prediction.step, prediction.targets
+        true = self._crop.coefficients[targets].astype(np.float64)
+        if prediction.part == step.parts[-1]:
+            self._note(prediction, true[:, step.start : step.end])
+        wanted = (true[:, prediction.part] - prediction.means) / prediction.widths
+        return _cheap_residuals(wanted, self._bits, prediction.scales)
+
+    def _note(self, prediction: Prediction, true: Float64Array) -> None:
+        """Keeps a step, at its last part: (targets, group) true coefficients, and what was known of them."""
+        step, examples = prediction.step, self._examples
+        # Several threads work on the shares of a step; the order in which they came is not that of the targets.
+        examples.features[step.group] += [features for _, features in sorted(self._features, key=lambda pair: pair[0])]
+        self._features.clear()
+        own = self._crop.context.own_features(step, prediction.part, prediction.targets, self._estimate)
+        padded = np.pad(own.astype(np.int16), ((0, 0), (0, true.shape[1] - own.shape[1])))
+        examples.own[step.group].append(padded)
+        examples.targets[step.group].append(((true - self._estimate) / prediction.widths).astype(np.float32))
 
 
 def _cheap_residuals(wanted: Float64Array, bits: Float64Array, scales: Int64Array) -> Int64Array:
@@ -164,7 +194,11 @@ def _stretched(coarse: Float64Array, factor: int) -> Float64Array:
 
 
 def random_crop(photo: UInt8Array, rng: np.random.Generator) -> UInt8Array:
-    """At a random phase of the patch grid, mirrored or turned at random, at most 40 patches high and wide."""
+    """At a random phase of the patch grid, mirrored or turned at random, at most 40 patches high and wide.
+
+    The photos to learn from are small; every third is enlarged, for the soft detail of those from a camera.
+    """
+    photo = _enlarged(photo, rng) if rng.random() < _ENLARGED else photo
     dy, dx = rng.integers(0, PATCH_SIZE, 2)
     cut = photo[dy:, dx:]
     height, width = (min(side // PATCH_SIZE, _MOST_ROWS) * PATCH_SIZE for side in cut.shape[:2])
@@ -175,3 +209,15 @@ def random_crop(photo: UInt8Array, rng: np.random.Generator) -> UInt8Array:
     if rng.random() < 0.25:
         cut = cut[::-1]
     return np.ascontiguousarray(cut.transpose(1, 0, 2) if rng.random() < 0.25 else cut)
+
+
+def _enlarged(photo: UInt8Array, rng: np.random.Generator) -> UInt8Array:
+    """A random part of a photo at up to twice its size, with a little grain."""
+    factor = rng.uniform(*_FACTORS)
+    size = [min(round(_MOST_ROWS * PATCH_SIZE / factor), side) for side in photo.shape[:2]]
+    top, left = (rng.integers(0, side - part + 1) for side, part in zip(photo.shape[:2], size, strict=True))
+    part = Image.fromarray(photo[top : top + size[0], left : left + size[1]])
+    width, height = (round(side * factor) for side in part.size)
+    large = np.asarray(part.resize((width, height), Image.Resampling.BICUBIC), np.float32)
+    grain = rng.standard_normal(large.shape[:2], np.float32)[..., None] * rng.uniform(0, _GRAIN)
+    return np.clip(np.rint(large + grain), 0, 255).astype(np.uint8)

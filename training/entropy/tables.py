@@ -7,25 +7,39 @@ from torch import nn
 
 from shared.arrays import AnyArray, Float64Array
 from shared.codec.entropy.context import FEATURE_BOUND
-from shared.codec.entropy.exact import ExactNetwork
+from shared.codec.entropy.exact import (
+    ACTIVATION_LIMIT,
+    ACTIVATION_SCALE,
+    FLOAT64_LIMIT,
+    ExactNetwork,
+    rounded_layer,
+)
 from shared.codec.entropy.lossy import FIRST_SCALE_LOG2, MEAN_PARTS, SCALES, SCALES_PER_OCTAVE
+from shared.codec.entropy.part_network import PartNetwork
 from training.entropy.networks import INPUT_ONE, GroupNetwork
 
 REACH: Final = 31
 """Residuals of larger magnitude escape."""
 
 
-def exact_network(network: GroupNetwork) -> ExactNetwork:
+def exact_network(network: GroupNetwork) -> PartNetwork:
     """The integer network whose outputs are means in MEAN_PARTS of a step and scale numbers."""
-    layers: list[tuple[AnyArray, AnyArray]] = [_arrays(layer) for layer in network.linear]
-    weights, bias = layers[-1]
-    size = network.size
+    weights, bias = _arrays(network.shared)
+    own = [np.hstack([constant[:, None], columns]) for constant, columns in network.own_arrays()]
+    joint = np.hstack([weights, *own]) * (ACTIVATION_SCALE / INPUT_ONE)
+    first = rounded_layer(joint, bias * ACTIVATION_SCALE, FEATURE_BOUND, FLOAT64_LIMIT)
+    return PartNetwork(first, tuple(_exact_head(head) for head in network.heads))
+
+
+def _exact_head(head: nn.Module) -> ExactNetwork:
+    hidden, (weights, bias) = (_arrays(layer) for layer in head.children() if isinstance(layer, nn.Linear))
+    size = len(bias) // 2
     weights, bias = weights.copy(), bias.copy()
     # One output scale serves both halves, so the second is brought to it here.
     weights[size:] *= SCALES_PER_OCTAVE / MEAN_PARTS
     bias[size:] = (bias[size:] - FIRST_SCALE_LOG2) * SCALES_PER_OCTAVE / MEAN_PARTS
-    rounded = [*layers[:-1], (weights, bias)]
-    return ExactNetwork.from_floats(rounded, 1 / INPUT_ONE, MEAN_PARTS, input_limit=FEATURE_BOUND)
+    layers = [hidden, (weights, bias)]
+    return ExactNetwork.from_floats(layers, 1 / ACTIVATION_SCALE, MEAN_PARTS, input_limit=ACTIVATION_LIMIT)
 
 
 def shrink_of(sums: Float64Array) -> Float64Array:

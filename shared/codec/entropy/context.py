@@ -10,7 +10,8 @@ a target, seen from its 8 neighbours at the step's distance (of other groups: at
 group 0   means of the neighbours less an estimate of the target's, in steps of its quantiser
 others    means of the neighbours less the target's; its own finer coefficients so far; the same and the
           group's own of the 4 neighbours beside it; the first 16 of the 4 at its corners
-both      which neighbours are there, how much finer or coarser they are, the pass, the quantiser
+both      which neighbours are there, how much finer or coarser they are, the pass, the quantiser; and the
+          target's coefficients of the parts before
 ```
 """
 
@@ -120,15 +121,27 @@ class PatchContext:
         ]
         return np.concatenate(parts, axis=1, dtype=np.float64)
 
-    def learn(self, step: Step, targets: Int64Array, values: Float64Array) -> None:
-        """Notes the decoded coefficients (targets, group) of a step."""
-        self.values[targets, step.start : step.end] = values
+    def own_features(self, step: Step, part: slice, targets: Int64Array, estimate: Float64Array) -> Float64Array:
+        """(targets, own) the targets' own coefficients of the step's parts before, from the (targets, group) estimate.
+
+        Whole numbers of at most FEATURE_BOUND.
+        """
+        before = slice(step.start, part.start)
+        if step.group:
+            return self._seen[self._kind[targets], targets, before].astype(np.float64)
+        width = self.step_widths[targets][:, None]
+        off = self.values[targets, before] - estimate[:, : part.start - step.start]
+        return _companded(np.floor(off * STEP_PARTS / width))
+
+    def learn(self, step: Step, part: slice, targets: Int64Array, values: Float64Array) -> None:
+        """Notes the decoded coefficients (targets, part) of a part of a step."""
+        self.values[targets, part] = values
         if step.group == 0:
             self._known[targets] = True
             return
         for kind, width in enumerate(quantiser_steps()[self._used]):
             steps = np.floor(values * (STEP_PARTS / width))
-            self._seen[kind, targets, step.start : step.end] = np.clip(steps, -FEATURE_BOUND, FEATURE_BOUND)
+            self._seen[kind, targets, part] = np.clip(steps, -FEATURE_BOUND, FEATURE_BOUND)
 
     def _features_of_means(self, step: Step, targets: Int64Array, estimate: Float64Array) -> Float64Array:
         around = self._around(step.patches.distance, targets)

@@ -77,11 +77,14 @@ class ExactNetwork:
     input_limit: int = INPUT_LIMIT
     """Largest magnitude of an input; the caller keeps to it."""
 
+    rough: bool = False
+    """Computes in float32 whether or not that is exact: for estimates, never for coding."""
+
     def __post_init__(self) -> None:
         if not self.layers or not 0 < self.input_limit < FLOAT32_LIMIT:
             raise WeightsError("an exact network needs layers and a sensible input limit")
         for layer, following in zip(self.layers, [*self.layers[1:], None], strict=True):
-            _check_layer(layer)
+            check_layer(layer)
             if following is not None and following.weights.shape[1:] != layer.weights.shape[:1]:
                 raise WeightsError("an exact network's layers do not fit each other")
         if self.largest_sum >= FLOAT64_LIMIT:
@@ -106,7 +109,7 @@ class ExactNetwork:
     @cached_property
     def dtype(self) -> type[np.float32] | type[np.float64]:
         """The narrowest type that is proven exact; inputs of this type are not copied."""
-        return np.float32 if self.largest_sum < FLOAT32_LIMIT else np.float64
+        return np.float32 if self.rough or self.largest_sum < FLOAT32_LIMIT else np.float64
 
     @cached_property
     def _scaled(self) -> list[tuple[AnyArray, AnyArray]]:
@@ -135,7 +138,7 @@ class ExactNetwork:
 
     def _run(self, x: AnyArray) -> AnyArray:
         for i, (weights, bias) in enumerate(self._scaled):
-            x = _product(x, weights)
+            x = product(x, weights)
             x += bias
             np.floor(x, out=x)
             if i < len(self.layers) - 1:
@@ -159,14 +162,14 @@ class ExactNetwork:
         Raises:
             WeightsError: an array is missing or of another type, or the network is not provably exact.
         """
-        shifts = _tensor(tensors, f"{prefix}.shifts", np.int64, 1)
-        limit = _tensor(tensors, f"{prefix}.input_limit", np.int64, 1)
+        shifts = named_tensor(tensors, f"{prefix}.shifts", np.int64, 1)
+        limit = named_tensor(tensors, f"{prefix}.input_limit", np.int64, 1)
         if len(limit) != 1:
             raise WeightsError(f"{prefix}.input_limit is not one number")
         layers = tuple(
             ExactLayer(
-                _tensor(tensors, f"{prefix}.{i}.weights", np.int16, 2),
-                _tensor(tensors, f"{prefix}.{i}.bias", np.int64, 1),
+                named_tensor(tensors, f"{prefix}.{i}.weights", np.int16, 2),
+                named_tensor(tensors, f"{prefix}.{i}.bias", np.int64, 1),
                 int(shift),
             )
             for i, shift in enumerate(shifts)
@@ -199,7 +202,7 @@ class ExactNetwork:
         limits = [input_limit] + [ACTIVATION_LIMIT] * (len(layers) - 1)
         return cls(
             tuple(
-                _rounded(
+                rounded_layer(
                     np.asarray(weights, np.float64) * (scales[i + 1] / scales[i]),
                     bias * scales[i + 1],
                     limits[i],
@@ -211,7 +214,7 @@ class ExactNetwork:
         )
 
 
-def _product(x: AnyArray, weights: AnyArray) -> AnyArray:
+def product(x: AnyArray, weights: AnyArray) -> AnyArray:
     """(n, out) product of (n, in) and (in, out), in blocks that the matrix library takes for too small to share out.
 
     Its own threads wait for each other busily: of no use with matrices like these, and ruinous on a busy machine.
@@ -227,7 +230,8 @@ def _product(x: AnyArray, weights: AnyArray) -> AnyArray:
     return product
 
 
-def _check_layer(layer: ExactLayer) -> None:
+def check_layer(layer: ExactLayer) -> None:
+    """Raises WeightsError where a layer contradicts itself."""
     sound = (
         layer.weights.dtype == np.int16
         and layer.bias.dtype == np.int64
@@ -243,15 +247,26 @@ def _over(values: AnyArray, layer: ExactLayer) -> Float64Array:
     return values.astype(np.float64) / (1 << layer.shift)
 
 
-def _tensor(tensors: dict[str, AnyArray], name: str, dtype: Any, dimensions: int) -> AnyArray:
+def named_tensor(tensors: dict[str, AnyArray], name: str, dtype: Any, dimensions: int) -> AnyArray:
+    """The tensor of that name; WeightsError where there is none of that type and number of dimensions."""
     found = tensors.get(name)
     if found is None or found.dtype != dtype or found.ndim != dimensions:
         raise WeightsError(f"{name} is missing or of another type")
     return found
 
 
-def _rounded(weights: Float64Array, bias: AnyArray, limit: int, sum_limit: int) -> ExactLayer:
-    """The finest rounding of a layer that fits 16-bit weights and the limit on sums."""
+def rounded_layer(weights: Float64Array, bias: AnyArray, limit: int, sum_limit: int) -> ExactLayer:
+    """The finest rounding of a layer that fits 16-bit weights and a limit on sums.
+
+    Args:
+        weights: (out, in) integer steps of an output for one of an input.
+        bias: (out,) in integer steps of an output.
+        limit: largest magnitude of an input.
+        sum_limit: what no sum may reach.
+
+    Raises:
+        WeightsError: the weights are too large.
+    """
     for shift in range(_SHIFT_LIMIT, -1, -1):
         scaled = np.rint(weights * (1 << shift))
         # Half a step more turns the floor into rounding.

@@ -2,23 +2,25 @@
 
 ```
 for every step (schedule.py):
-    context ─► network ─► mean, spread of every coefficient ─► residual = coefficient - mean, in quantiser steps
-                                       └──► table ──────────────► coded or read
-    context ◄── mean + residual, what the decoder will see
+    context ─► network, what all parts share
+    for every part of the step:
+        own coefficients so far ─► network ─► mean, spread of each ─► residual = coefficient - mean, in quantiser steps
+                                                     └──► table ────────► coded or read
+        context ◄── mean + residual, what the decoder will see
 ```
 Encoder and decoder run the same loop and differ in one function: where the residuals come from.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
-from typing import Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 import numpy as np
 
-from shared.arrays import Float64Array, Int64Array
+from shared.arrays import AnyArray, Float64Array, Int64Array
 from shared.codec.entropy.context import PatchContext
 from shared.codec.entropy.schedule import Step, steps
 
@@ -33,49 +35,72 @@ FIRST_SCALE_LOG2: Final = -5.0
 
 SCALES_PER_OCTAVE: Final = 4
 
+_T = TypeVar("_T")
+
 _CORES: Final = len(os.sched_getaffinity(0))
-_LEAST_PART: Final = 192  # patches
-_MOST_PART: Final = 4_096
+_LEAST_SHARE: Final = 192  # patches
+_MOST_SHARE: Final = 4_096
 
 
 class Predictor(Protocol):
     """What a group's coefficients are likely to be."""
 
-    def __call__(self, group: int, features: Float64Array) -> tuple[Float64Array, Int64Array]:
-        """Predicts.
+    def shared(self, group: int, features: Float64Array) -> AnyArray:
+        """What the predictions of all parts of a group have in common.
 
         Args:
             group: of coefficients.
             features: (n, inputs_of(group)) whole numbers.
 
         Returns:
-            (n, group) means in MEAN_PARTS of a quantiser step from the context's estimate, whole numbers, and
-            (n, group) scales, 0 to SCALES - 1.
+            (n, ...) for `part`.
+        """
+        ...
+
+    def part(self, group: int, number: int, shared: AnyArray, own: Float64Array) -> tuple[Float64Array, Int64Array]:
+        """Predicts.
+
+        Args:
+            group: of coefficients.
+            number: of the part within the group.
+            shared: of `shared`, for the same patches.
+            own: (n, coefficients before the part) whole numbers, what the patches have of the group.
+
+        Returns:
+            (n, part) means in MEAN_PARTS of a quantiser step from the context's estimate, whole numbers, and
+            (n, part) scales, 0 to SCALES - 1.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """Of the coefficients of one step."""
+    """Of the coefficients of one part of a step."""
 
     step: Step
+    part: slice
+    """The coefficients."""
     targets: Int64Array
     """(t,) patches."""
     means: Float64Array
-    """(t, group) in coefficient units."""
+    """(t, part) in coefficient units."""
     widths: Float64Array
     """(t, 1) quantiser steps in coefficient units."""
     scales: Int64Array
-    """(t, group) how far from the mean a coefficient is likely to be."""
+    """(t, part) how far from the mean a coefficient is likely to be."""
+
+    @property
+    def first_table(self) -> int:
+        """Number of the table of scale 0."""
+        return SCALES * self.step.group
 
     @property
     def tables(self) -> Int64Array:
-        """(t, group) number of each residual's table: every group has its own for each scale."""
-        return SCALES * self.step.group + self.scales
+        """(t, part) number of each residual's table: every group has its own for each scale."""
+        return self.first_table + self.scales
 
     def values(self, residuals: Int64Array, shrink: Float64Array) -> Float64Array:
-        """The coefficients that residuals (t, group) stand for, in coefficient units, whole numbers.
+        """The coefficients that residuals (t, part) stand for, in coefficient units, whole numbers.
 
         Args:
             residuals: in quantiser steps.
@@ -87,17 +112,17 @@ class Prediction:
 
 
 Residuals = Callable[[Prediction], Int64Array]
-"""Where a step's residuals come from: chosen and written, or read."""
+"""Where a part's residuals come from: chosen and written, or read."""
 
 
 def run(
-    context: PatchContext, predict: Predictor, shrink: Float64Array, residuals: Residuals, groups: Int64Array
+    context: PatchContext, predictor: Predictor, shrink: Float64Array, residuals: Residuals, groups: Int64Array
 ) -> None:
     """Codes all patches of a context, which afterwards holds what was decoded.
 
     Args:
         context: the patches.
-        predict: the networks.
+        predictor: the networks.
         shrink: see `Prediction.values`.
         residuals: chooses or reads.
         groups: (n,) how many groups of coefficients each patch has; those beyond stay 0.
@@ -106,28 +131,43 @@ def run(
         targets = step.targets(context.rows, context.columns)
         targets = targets[groups[targets] > step.group]
         if len(targets):
-            prediction = _predicted(context, predict, step, targets)
-            context.learn(step, targets, prediction.values(residuals(prediction), shrink))
+            for prediction in _predictions(context, predictor, step, targets):
+                context.learn(step, prediction.part, targets, prediction.values(residuals(prediction), shrink))
 
 
-def _predicted(context: PatchContext, predict: Predictor, step: Step, targets: Int64Array) -> Prediction:
+def _predictions(context: PatchContext, predictor: Predictor, step: Step, targets: Int64Array) -> Iterator[Prediction]:
+    """Of each part of a step, once the context has learnt the parts before."""
     estimate = context.estimate(step, targets)
-
-    def part_of(part: slice) -> tuple[Float64Array, Int64Array]:
-        return predict(step.group, context.features(step, targets[part], estimate[part]))
-
-    parts = _parts(len(targets))
-    # The patches of a step do not depend on each other, and the matrix library lets other threads run.
-    found = list(map(part_of, parts) if len(parts) == 1 else _pool().map(part_of, parts))
-    means, scales = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
     widths = context.step_widths[targets][:, None]
-    return Prediction(step, targets, estimate + np.floor(means * widths / MEAN_PARTS), widths, scales)
+    shares = _shares(len(targets))
+
+    def of_all_parts(share: slice) -> AnyArray:
+        return predictor.shared(step.group, context.features(step, targets[share], estimate[share]))
+
+    shared = _on_all_cores(of_all_parts, shares)
+    for number, part in enumerate(step.parts):
+        own = context.own_features(step, part, targets, estimate)
+
+        def of_part(
+            share: slice, known: AnyArray, number: int = number, own: Float64Array = own
+        ) -> tuple[Float64Array, Int64Array]:
+            return predictor.part(step.group, number, known, own[share])
+
+        found = _on_all_cores(of_part, shares, shared)
+        means, scales = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
+        origin = estimate[:, part.start - step.start : part.stop - step.start]
+        yield Prediction(step, part, targets, origin + np.floor(means * widths / MEAN_PARTS), widths, scales)
 
 
-def _parts(count: int) -> list[slice]:
-    """A part for every core, but none too small to be worth a thread or too large for the memory of its features."""
-    size = min(max(-(-count // _CORES), _LEAST_PART), _MOST_PART)
+def _shares(count: int) -> list[slice]:
+    """A share for every core, but none too small to be worth a thread or too large for the memory of its features."""
+    size = min(max(-(-count // _CORES), _LEAST_SHARE), _MOST_SHARE)
     return [slice(start, start + size) for start in range(0, count, size)]
+
+
+def _on_all_cores(work: Callable[..., _T], *arguments: Sequence[Any]) -> list[_T]:
+    """Of each share; those of a step do not depend on each other, and the matrix library lets other threads run."""
+    return list(map(work, *arguments) if len(arguments[0]) == 1 else _pool().map(work, *arguments))
 
 
 @cache

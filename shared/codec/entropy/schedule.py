@@ -1,7 +1,9 @@
 """The order in which the coefficients of a set of patches are coded: frequency by frequency, patch by patch.
 
 Coefficients form groups of rising frequency. Within a group, patches form passes: first a coarse lattice, then
-the patches between, so that a later pass sees neighbours on all sides. All patches of one pass are coded at once.
+the patches between, so that a later pass sees neighbours on all sides. Within a pass, the coefficients of a group
+follow each other in parts, so that a later part sees the earlier ones of its own patch; one part of all patches of a
+pass is coded at once.
 
 ```
 group 0, the three means: lattices of 8, 4, 2 and 1 patches        other groups: lattices of 2 and 1
@@ -24,6 +26,9 @@ GROUP_ENDS: Final = (3, 7, 16, 32, 64, 128, 192)
 """Where each group of coefficients ends."""
 
 GROUPS: Final = len(GROUP_ENDS)
+
+PART_SIZES: Final = (1, 1, 2, 4, 8, 16, 32)
+"""Of each group, how many coefficients are coded at once."""
 
 _MEANS_LATTICE: Final = 8
 _LATTICE: Final = 2
@@ -53,11 +58,22 @@ class Step:
     """Of the pass within the group."""
     patches: Pass
 
+    @property
+    def parts(self) -> tuple[slice, ...]:
+        """The coefficients of each part, in order."""
+        return tuple(slice(self.start + part.start, self.start + part.stop) for part in parts_of(self.group))
+
     def targets(self, rows: Int64Array, columns: Int64Array) -> Int64Array:
         """Which of the patches, (n,) rows and columns in the picture's grid, the step codes: their indices."""
         period = self.patches.period
         kind = rows % period * period + columns % period
         return np.flatnonzero(np.isin(kind, [row * period + column for row, column in self.patches.rest]))
+
+
+def parts_of(group: int) -> tuple[slice, ...]:
+    """Which coefficients, counted from the group's first, each of its parts holds."""
+    size, count = PART_SIZES[group], GROUP_ENDS[group] - (0, *GROUP_ENDS)[group]
+    return tuple(slice(start, min(start + size, count)) for start in range(0, count, size))
 
 
 def passes_of(group: int) -> tuple[Pass, ...]:

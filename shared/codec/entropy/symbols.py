@@ -115,12 +115,13 @@ class SymbolWriter:
         order, runs = _by_table(numbers)
         symbols = np.asarray(symbols, np.int64)[order]
         columns = _columns(symbols, tables.reach).astype(np.int32)
-        excess = _excess(symbols[columns == 2 * tables.reach + 1], tables.reach)
-        if (np.abs(excess) > MAX_EXCESS).any():
+        escaped = columns == 2 * tables.reach + 1
+        excess = _excess(symbols[escaped], tables.reach) if escaped.any() else None
+        if excess is not None and np.abs(excess).max() > MAX_EXCESS:
             raise InvalidInputError("symbols", "a value is far out of its table's reach")
         for number, start, end in runs:
             self._encoder.encode(columns[start:end], tables.model(number))
-        if len(excess):
+        if excess is not None:
             self._write_excess(excess)
 
     def _write_excess(self, excess: Int64Array) -> None:
@@ -228,11 +229,13 @@ def _spread(counts: Float64Array) -> Float64Array:
 def _by_table(numbers: AnyArray) -> tuple[Int64Array, Iterator[tuple[int, int, int]]]:
     """The order in which symbols are coded, and each table's number, start and end therein."""
     short = np.asarray(numbers).astype(np.uint16)
-    order = np.argsort(short, kind="stable")
-    ends = np.cumsum(np.bincount(short))
-    used = np.flatnonzero(np.diff(ends, prepend=0))
-    starts = np.concatenate([[0], ends[used][:-1]]) if len(used) else used
-    return order, zip(used.tolist(), starts.tolist(), ends[used].tolist(), strict=True)
+    order = short.argsort(kind="stable")
+    ordered = short[order]
+    if not len(order):
+        return order, iter(())
+    edges = ((ordered[1:] != ordered[:-1]).nonzero()[0] + 1).tolist()
+    starts, ends = [0, *edges], [*edges, len(ordered)]
+    return order, zip(ordered[starts].tolist(), starts, ends, strict=True)
 
 
 def _columns(symbols: AnyArray, reach: int) -> Int64Array:

@@ -6,15 +6,15 @@ from typing import Final
 import numpy as np
 
 from shared.arrays import AnyArray
-from shared.codec.entropy.exact import ExactNetwork
 from shared.codec.entropy.lossy_model import LossyModel
+from shared.codec.entropy.part_network import PartNetwork
 from shared.codec.entropy.schedule import GROUPS
 from shared.codec.entropy.symbols import SymbolTables
 from shared.codec.entropy.transform import PatchTransform
 from shared.errors import WeightsError
 from shared.weights import default_path, read_weights, write_weights
 
-LOSSY_FORMAT: Final = "mmsc-entropy-1"
+LOSSY_FORMAT: Final = "mmsc-entropy-2"
 """Format and version tag of the weights file."""
 
 
@@ -51,7 +51,7 @@ def save_lossy(path: Path, model: LossyModel, settings: dict[str, str]) -> None:
 
 
 def _model(tensors: dict[str, AnyArray]) -> LossyModel:
-    networks = tuple(ExactNetwork.from_tensors(tensors, f"group{group}") for group in range(GROUPS))
+    networks = tuple(PartNetwork.from_tensors(tensors, f"group{group}") for group in range(GROUPS))
     shrink = tensors["shrink"]
     if shrink.dtype != np.int8:
         raise WeightsError(f"shrink is of type {shrink.dtype}")
