@@ -33,7 +33,7 @@ from transmitter.entropy_trials import COARSEST, EXACT_BELOW, Setting, Source, T
 from transmitter.importance import patch_importance
 from transmitter.planning import Plan, PlanRequest
 
-_REACH: Final = 7  # offsets told apart; what lies beyond is of no importance
+_REACH: Final = 6  # offsets told apart; what lies beyond is of no importance
 _OUTSIDE: Final = 16  # the offset of what lies outside a mask: its turn comes when all inside is exact
 _EDGE_COST: Final = 2.75  # half octaves: patches at a mask's edge are sent in full or not at all
 _OUTSIDE_MERIT: Final = (COARSEST - EXACT_BELOW + 1) / HALF_OCTAVE
