@@ -159,7 +159,7 @@ class Trainer:
         if not bool(total.isfinite()):
             raise MmscError(f"iteration {self.iteration}: the loss is not finite ({_told(terms)})")
         self._optimiser.zero_grad()
-        self._scaler.scale(total).backward()
+        torch.autograd.backward(self._scaler.scale(total))
         self._scaler.unscale_(self._optimiser)
         norm = clip_gradients(self.step.model)
         # The scaler passes over gradients that are not finite; without it, that is done here.
