@@ -16,7 +16,7 @@ from transmitter.relevance.maft_plus.deformable import Sizes, sample_levels
 
 Activation = Literal["none", "relu", "gelu"]
 
-_ONEDNN: Final = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+_ONEDNN: Final = hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def linear(layer: nn.Linear, x: Tensor, activation: Activation = "none") -> Tensor:
@@ -85,7 +85,7 @@ def _projections(weights: tuple[Tensor, Tensor], inputs: tuple[Tensor, Tensor, T
     if query is key:
         both = affine(query, weights[0][: -len(matrix[2])], weights[1][: -len(bias[2])])
         return [*both.chunk(2, -1), affine(value, matrix[2], bias[2])]
-    return [affine(x, *part) for x, *part in zip(inputs, matrix, bias, strict=True)]
+    return [affine(x, part, shift) for x, part, shift in zip(inputs, matrix, bias, strict=True)]
 
 
 def _split_heads(x: Tensor, heads: int) -> Tensor:

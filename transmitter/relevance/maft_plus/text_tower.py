@@ -75,7 +75,7 @@ def encode_prompts(clip: Any, tokens: Tensor) -> Tensor:
         (prompts, embed_dim) float32, not normalised.
     """
     device = clip.positional_embedding.device
-    parts = [_encode(clip, prompt_tree(part.cpu()), device) for part in tokens.split(_PROMPTS_AT_ONCE)]
+    parts = [_encode(clip, prompt_tree(part.cpu()), device) for part in torch.split(tokens, _PROMPTS_AT_ONCE)]
     return torch.cat(parts)
 
 
