@@ -1,9 +1,13 @@
 """What the channel emulator is told when it starts."""
 
 from dataclasses import dataclass, field
+from typing import Final
 
-from channel_emulator.settings import LinkSettings
+from channel_emulator.settings import MAX_RATE_BPS, LinkSettings
 from shared.service import ServiceConfig
+
+BACKWARD_QUEUE_BYTES: Final = 16 * 1024 * 1024
+"""The queue of reports, which the receiver fills without knowing a credit."""
 
 
 @dataclass(frozen=True)
@@ -21,3 +25,8 @@ class ChannelConfig(ServiceConfig):
 
     link: LinkSettings = field(default_factory=LinkSettings)
     """The link at the start: 1 Mbit/s, 0.02 s each way, a queue of 65,536 bytes per stream, no loss, seed 0."""
+
+    @property
+    def backward(self) -> LinkSettings:
+        """The other direction at the start: the same delay and seed, and room for all reports at any rate."""
+        return LinkSettings(MAX_RATE_BPS, self.link.propagation_s, BACKWARD_QUEUE_BYTES, seed=self.link.seed)

@@ -5,7 +5,8 @@ import math
 from collections.abc import Iterable
 from typing import Final
 
-from channel_emulator.link import Link, StreamAccount
+from channel_emulator.bank import LinkBank
+from channel_emulator.link import StreamAccount
 from channel_emulator.settings import LinkSettings
 
 TICK_S: Final = 0.001
@@ -15,7 +16,7 @@ TICK_S: Final = 0.001
 class LinkPort:
     """What came out of the link for one stream."""
 
-    def __init__(self, stream: int, account: StreamAccount) -> None:
+    def __init__(self, stream: int, account: StreamAccount, arrived: asyncio.Event | None = None) -> None:
         self.stream = stream
         self.account = account
         """Credit, bytes departed and bytes queued, as of the last event."""
@@ -24,15 +25,16 @@ class LinkPort:
         self.packets_bytes = 0
         self.ended = False
         """Whether the end of the stream came out."""
-        self.arrived = asyncio.Event()
+        self.arrived = arrived or asyncio.Event()
         """Set when packets or the end came out."""
         self.changed = asyncio.Event()
-        """Set when the account changed."""
+        """Set when the account changed or the end came out."""
 
     def deliver(self, packet: bytes | None) -> None:
         """Takes what came out; None is the end."""
         if packet is None:
             self.ended = True
+            self.changed.set()
         else:
             self.packets.append(packet)
             self.packets_bytes += len(packet)
@@ -52,15 +54,15 @@ class LinkPort:
 
 
 class LinkDriver:
-    """Owns the link and the timer that wakes for its next event.
+    """Owns one direction of the channel and the timer that wakes for its next event.
 
     The timer may be late by as much as the loop is: departures follow the link's own virtual clock. Belongs to
     the event loop in which it was made.
     """
 
-    def __init__(self, settings: LinkSettings) -> None:
-        self.link = Link(settings)
+    def __init__(self, settings: LinkSettings, name: str = "forward") -> None:
         self._loop = asyncio.get_running_loop()
+        self.link = LinkBank(settings, self._loop.time(), name)
         self._ports: dict[int, LinkPort] = {}
         self._opened = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -70,11 +72,15 @@ class LinkDriver:
         """The emulator's monotonic clock, in seconds."""
         return self._loop.time()
 
-    def open(self) -> LinkPort:
-        """Adds a stream."""
+    def open(self, arrived: asyncio.Event | None = None) -> LinkPort:
+        """Adds a stream.
+
+        Args:
+            arrived: set when something comes out, in place of an event of the port's own.
+        """
         self._opened += 1
-        self.link.open(self._opened)
-        port = self._ports[self._opened] = LinkPort(self._opened, self.link.account(self._opened))
+        self.link.open(self._opened, self.now_s())
+        port = self._ports[self._opened] = LinkPort(self._opened, self.link.account(self._opened), arrived)
         return port
 
     def offer(self, port: LinkPort, packets: Iterable[bytes]) -> None:
@@ -82,8 +88,12 @@ class LinkDriver:
         now = self.now_s()
         for packet in packets:
             self.link.offer(port.stream, packet, now)
-        port.update(self.link.account(port.stream))
-        self._arm()
+        # A link so fast that all of it has departed meanwhile need not wait for the timer.
+        if self.link.all_departs_by(self.now_s()):
+            self._run()
+        else:
+            port.update(self.link.account(port.stream))
+            self._arm()
 
     def finish(self, port: LinkPort) -> None:
         """Ends a stream after what was handed over so far."""
@@ -96,9 +106,9 @@ class LinkDriver:
         self.link.close(port.stream, self.now_s())
         self._arm()
 
-    def configure(self, settings: LinkSettings, *, restart_random: bool) -> None:
-        """Changes the settings from now on."""
-        self.link.configure(settings, self.now_s(), restart_random=restart_random)
+    def configure(self, settings: LinkSettings, *, restart_random: bool, restart_rate: bool) -> None:
+        """Changes the settings from now on; see Link."""
+        self.link.configure(settings, self.now_s(), restart_random=restart_random, restart_rate=restart_rate)
         self._run()
 
     def stop(self) -> None:

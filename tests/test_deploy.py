@@ -20,7 +20,7 @@ from click.testing import CliRunner
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from channel_emulator.__main__ import main as channel_main
-from channel_emulator.link import Link
+from channel_emulator.bank import LinkBank
 from channel_emulator.metrics import LinkCollector
 from channel_emulator.settings import LinkSettings
 from receiver.__main__ import main as receiver_main
@@ -95,7 +95,7 @@ def series():
     """The services' own series and gRPC's: name to (type, names of the labels)."""
     pages = metrics_pages()
     link = new_registry("channel")
-    link.register(LinkCollector(Link(LinkSettings())))
+    link.register(LinkCollector(LinkBank(LinkSettings()), LinkBank(LinkSettings(), name="backward")))
     RpcBoundary(link)
     return {
         f"{metric.name}{suffix}": (metric.type, labels)
