@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from maft_plus_small import SMALL_LARGE, small_model
 from PIL import Image
 from prometheus_client import CollectorRegistry
 from safetensors.torch import save_file
@@ -18,6 +19,7 @@ from shared.pictures import png_bytes
 from transmitter.config import TransmitterConfig
 from transmitter.metrics import TransmitterMetrics
 from transmitter.relevance import EXTRACTORS, load_extractor, registry, vit_attention
+from transmitter.relevance.maft_plus import checkpoint
 
 
 def _tiny():
@@ -34,12 +36,20 @@ def weights(monkeypatch, tmp_path):
     return tmp_path / "tiny.safetensors"
 
 
+@pytest.fixture(scope="module")
+def maft_weights(tmp_path_factory):
+    """A file of a small MAFT+."""
+    path = tmp_path_factory.mktemp("maft") / "small.safetensors"
+    checkpoint.write(path, small_model().state_dict(), SMALL_LARGE, {})
+    return path
+
+
 # ---- the registry ---------------------------------------------------------------------------------
 
 
-def test_every_listed_extractor_can_be_loaded_and_bears_its_name(weights):
+def test_every_listed_extractor_can_be_loaded_and_bears_its_name(weights, maft_weights):
     assert registry.DEFAULT_EXTRACTOR in EXTRACTORS
-    files = {"vit-attention": weights}
+    files = {"vit-attention": weights, "maft-plus": maft_weights}
     assert [load_extractor(name, weights=files.get(name)).name for name in EXTRACTORS] == list(EXTRACTORS)
 
 
@@ -109,6 +119,9 @@ def test_names_come_between_commas_from_the_environment(monkeypatch):
         (["--extractors", "vit-attention", "--vit-weights", "absent.pth"], ["absent.pth", "cannot be read"]),
         (["--relevance-weights", "absent.safetensors"], ["absent.safetensors", "cannot be read"]),
         (["--option", "embedded.size=3"], ["embedded has no option 'size'"]),
+        (["--extractors", "embedded,maft-plus"], ["maft-plus needs the path", "maftp_l.pth", "mmsc weights list"]),
+        (["--extractors", "maft-plus", "--maft-weights", "absent.pth"], ["absent.pth", "cannot be read"]),
+        (["--extractors", "maft-plus", "--option", "maft-plus.convention=best"], ["convention", "raw, unit-v, cosine"]),
         (["--option", "size=3"], ["'size' is not NAME.KEY"]),
     ],
 )
@@ -170,6 +183,8 @@ def test_relevance_by_the_baseline_in_this_process(mmsc, weights, tmp_path):
         (["--extractor", "oracle"], "unknown extractor 'oracle'; there are: embedded, vit-attention"),
         (["--extractor", "vit-attention", "--weights", "absent.pth"], "--weights: absent.pth: cannot be read"),
         (["--extractor", "vit-attention", "--weights", "photo.png"], "--weights: photo.png: is damaged"),
+        (["--extractor", "maft-plus"], "--weights: maft-plus needs the path of an official checkpoint"),
+        (["--extractor", "maft-plus", "--weights", "photo.png"], "--weights: photo.png: is damaged"),
         (["--weights", "photo.png"], "--weights: photo.png"),
         (["--weights", "photo.png", "--transmitter", "localhost:1"], "--weights and --transmitter exclude"),
         (["--option", "a=b", "--transmitter", "localhost:1"], "--option and --transmitter exclude"),

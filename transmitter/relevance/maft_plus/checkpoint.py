@@ -10,7 +10,6 @@ out. Tensors are mapped from the file and become the model's own without a copy,
 a file must not be overwritten while a process uses it.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -158,19 +157,6 @@ def write(path: Path, state: Mapping[str, Tensor], config: MaftConfig, notes: Ma
 def variant_of(config: MaftConfig) -> str:
     """The name of a configuration: of `VARIANTS`, or `CUSTOM`."""
     return next((name for name, known in VARIANTS.items() if known == config), CUSTOM)
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal.
-
-    Raises:
-        WeightsError: it cannot be read.
-    """
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def notes_of(path: Path) -> dict[str, str]:

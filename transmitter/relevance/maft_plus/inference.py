@@ -9,6 +9,7 @@ Against `MaftPlus.forward`, which computes every prediction and carries gradient
 - prompts are a tree (`text_tower`), matrices and deformable attention as in `kernels`, the trunk channels last.
 """
 
+from collections.abc import Callable
 from typing import Any, Final, Literal, NamedTuple
 
 import torch
@@ -31,6 +32,10 @@ Precision = Literal["fp32", "bf16", "fp16"]
 _DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+Pool = Callable[[Tensor, Tensor], Tensor]
+"""(batch, channels, h, w) and mask logits to (batch, queries, channels)."""
+
+
 class Seen(NamedTuple):
     """What the network makes of a batch of pictures, whatever is asked for."""
 
@@ -48,10 +53,12 @@ class MaftInference:
     Args:
         model: on its device; goes to eval mode and is not to be trained afterwards.
         precision: of the large matrices.
+        pool: means of the trunk's last map over masks; `pool_masks` is the original's.
     """
 
-    def __init__(self, model: MaftPlus, *, precision: Precision = "fp32") -> None:
+    def __init__(self, model: MaftPlus, *, precision: Precision = "fp32", pool: Pool = pool_masks) -> None:
         self.model = model.eval().requires_grad_(requires_grad=False)
+        self._pool = pool
         self._pixel: Any = model.sem_seg_head.pixel_decoder
         self._predictor: Any = model.sem_seg_head.predictor
         self._clip: Any = model.backbone.clip_model
@@ -85,7 +92,7 @@ class MaftInference:
             raise InvalidInputError("images", f"not (batch, 3, h, w) in steps of {SIZE_STEP}: {tuple(images.shape)}")
         features = trunk_features(self._clip.visual.trunk, images)
         masks = self._masks(self._pixels(features))
-        pooled, tokens = pool_masks(features.res5, masks), scrambled(features.res5)
+        pooled, tokens = self._pool(features.res5, masks), scrambled(features.res5)
         batch, rows, columns, channels = tokens.shape
         # One product for both: the head's weights are read once.
         both = torch.cat([pooled, tokens.view(batch, -1, channels)], 1)
