@@ -74,7 +74,7 @@ pictures: $(STAMP)  ## Relevance maps of the libraries' sample photos, as the RE
 
 BENCHES := allocation channel compute end-to-end entropy relevance
 bench: $(BENCHES:%=bench-%)  ## All short benchmarks; out/bench/
-bench-%: $(STAMP)  ## One benchmark: allocation, channel, compute, end-to-end, entropy or relevance
+bench-%: $(STAMP)  ## One benchmark: one of the above, or maft (MAFT+ at full size with random weights; minutes)
 	$(BIN)/python -m evaluation.bench.$(subst -,_,$*)
 
 train: $(STAMP)  ## Trains all weights anew (hours; needs $(DATA)); models/

@@ -16,6 +16,8 @@ from transmitter.relevance.maft_plus.deformable import Sizes, sample_levels
 
 Activation = Literal["none", "relu", "gelu"]
 
+_VECTORS_AT_ONCE: Final = 1_200
+
 _ONEDNN: Final = hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
@@ -46,8 +48,24 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activatio
 
 
 def perceptron(first: nn.Linear, second: nn.Linear, x: Tensor, activation: Activation) -> Tensor:
-    """Two linear layers with an activation between: (..., in) to (..., out), of x's precision."""
-    return linear(second, linear(first, x, activation)).to(x.dtype)
+    """Two linear layers with an activation between: (..., in) to (..., out), of x's precision.
+
+    A processor takes many vectors a few at a time, so that what is between the layers, the largest tensor of all, is
+    never there as a whole.
+    """
+    flat = x.reshape(-1, x.shape[-1])
+    if x.device.type != "cpu" or len(flat) <= _VECTORS_AT_ONCE:
+        return linear(second, linear(first, x, activation)).to(x.dtype)
+    y = torch.empty(len(flat), second.out_features, dtype=x.dtype, device=x.device)
+    for start in range(0, len(flat), _VECTORS_AT_ONCE):
+        few = slice(start, start + _VECTORS_AT_ONCE)
+        y[few] = linear(second, linear(first, flat[few], activation))
+    return y.view(*x.shape[:-1], -1)
+
+
+def norm(layer: nn.LayerNorm, x: Tensor) -> Tensor:
+    """A layer norm over the last dimension, whatever the layer does to the others before."""
+    return functional.layer_norm(x, layer.normalized_shape, layer.weight, layer.bias, layer.eps)
 
 
 def attention(
@@ -79,8 +97,6 @@ def attention(
 def _projections(weights: tuple[Tensor, Tensor], inputs: tuple[Tensor, Tensor, Tensor]) -> list[Tensor]:
     """Queries, keys and values; weights of neighbours that read the same are used as one matrix."""
     query, key, value = inputs
-    if query is key and key is value:
-        return list(affine(query, *weights).chunk(3, -1))
     matrix, bias = (part.chunk(3) for part in weights)
     if query is key:
         both = affine(query, weights[0][: -len(matrix[2])], weights[1][: -len(bias[2])])
