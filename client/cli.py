@@ -26,6 +26,7 @@ _COMMANDS: Final = {
     "demo": "Sends three sample photos at two link rates and compares with AVIF.",
     "up": "Runs the three services on this machine until Ctrl-C.",
     "channel": "Shows or changes the emulated link.",
+    "weights": "Lists, fetches, converts and verifies weights of relevance extractors.",
     "evaluate": "Measures relevance or whole transmissions on an annotated dataset.",
 }
 

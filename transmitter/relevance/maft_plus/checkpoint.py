@@ -148,10 +148,23 @@ def write(path: Path, state: Mapping[str, Tensor], config: MaftConfig, notes: Ma
     part = path.with_name(f".{path.name}.part")
     try:
         safetensors.torch.save_file(own, part, metadata={**notes, **settings})
+        _order_metadata(part)
         part.replace(path)
     except (OSError, SafetensorError) as error:
         part.unlink(missing_ok=True)
         raise WeightsError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error})") from error
+
+
+def _order_metadata(path: Path) -> None:
+    """Sorts the metadata of a safetensors file in place; the library's own order is by chance, and changes the hash."""
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        ordered = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(ordered) <= size:
+            file.seek(8)
+            file.write(ordered.ljust(size))
 
 
 def variant_of(config: MaftConfig) -> str:
