@@ -311,7 +311,7 @@ def test_the_document_names_every_series_and_no_other():
         re.sub(r"_(bucket|sum|count)$", "", name) if kind == "histogram" else name
         for name, (kind, _) in series().items()
     }
-    assert told == bases | {"mmsc_build_info"}
+    assert told == bases | {"mmsc_build_info", "mmsc_transmitter_relevance_info"}
 
 
 def test_the_document_names_every_setting_and_no_other():
