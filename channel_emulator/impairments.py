@@ -149,22 +149,19 @@ class Impairer:
 
     def __init__(self, settings: Impairments, numbers: Numbers, now: float) -> None:
         self._settings, self._origin_s = settings, now
+        self.acts = settings != Impairments()
+        """Whether anything goes wrong at all."""
         self._draws = {name: numbers(name).random for name in _PROCESSES}
         self._bad = False
         self._burst_left = 0
         self._clean_bits = self._gap() if settings.bit_error_rate else 0
-
-    @property
-    def settings(self) -> Impairments:
-        """What goes wrong."""
-        return self._settings
 
     def change(self, settings: Impairments, now: float) -> None:
         """Goes on with other settings and the same random sequences; blackouts that changed count from `now`."""
         if settings.blackouts != self._settings.blackouts:
             self._origin_s = now
         flips = settings.bit_error_rate != self._settings.bit_error_rate
-        self._settings = settings
+        self._settings, self.acts = settings, settings != Impairments()
         if flips and settings.bit_error_rate:
             self._clean_bits = self._gap()
 

@@ -30,8 +30,6 @@ from channel_emulator.settings import MAX_QUEUE_BYTES, LinkSettings
 
 __all__ = ["QUANTUM_BYTES", "Delivery", "Link", "LinkCounters", "StreamAccount"]
 
-_NOTHING = Impairments()
-
 
 class Delivery(NamedTuple):
     """A packet that came out at the far end."""
@@ -101,6 +99,7 @@ class Link:
     ) -> None:
         self.counters = counters or LinkCounters()
         self._settings, self._name = settings, name
+        self._impaired = _impairs(settings)
         self._streams: dict[int, StreamQueue] = {}
         self._row = FairRow()
         self._service: _Service | None = None
@@ -150,7 +149,7 @@ class Link:
         target, size = self._streams[stream], len(packet)
         if target.finished or not size:
             raise ValueError("packet is empty or comes after the stream's end")
-        if self._settings.queue_s:
+        if self._settings.queue_s:  # what it holds changes with the rate
             target.grant(self._room(now))
         if not target.accept(packet):
             self.counters.overflow_bytes += size
@@ -202,6 +201,7 @@ class Link:
         """
         self.advance(now)
         old, self._settings = self._settings, settings
+        self._impaired = _impairs(settings)
         if restart_random:
             self._restart_random(now)
         else:
@@ -271,8 +271,10 @@ class Link:
         # Drawn for every packet, so that the fate of the others does not depend on the rate of loss.
         lost = self._losses() < self._settings.loss_rate
         copies = [Copy(packet)]
+        if not self._impaired:
+            return [] if lost else copies
         for impairer in (self._impairer, self._stream_impairers[stream.number]):
-            if impairer.settings != _NOTHING:
+            if impairer.acts:
                 after = impairer.apply(copies[0].packet if copies else packet, at_s)
                 copies = [Copy(b.packet, a.late_s + b.late_s, a.held_s + b.held_s) for a in copies for b in after]
         if copies and not lost:
@@ -328,3 +330,7 @@ class Link:
 
     def _numbers(self, process: str, owner: str = "") -> random.Random:
         return random.Random(f"{self._settings.seed}/{self._name}{owner}/{process}")  # noqa: S311 - as above
+
+
+def _impairs(settings: LinkSettings) -> bool:
+    return settings.impairments != Impairments() or settings.stream_impairments != Impairments()

@@ -218,6 +218,20 @@ class Client:
             UnavailableError, DeadlineError: as in `transmit`.
         """
         fields: dict[str, Any] = {name: value for name, value in vars(link).items() if value is not None}
-        request = channel_pb2.SetLinkRequest(settings=channel_pb2.LinkSettings(**fields))
+        return self.change_link(channel_pb2.SetLinkRequest(settings=channel_pb2.LinkSettings(**fields)))
+
+    def change_link(self, request: channel_pb2.SetLinkRequest) -> channel_pb2.LinkState:
+        """Changes anything about the link while it runs: rate models, impairments, both directions.
+
+        Args:
+            request: the new settings; what is left out keeps its value.
+
+        Returns:
+            The settings and counters after the change.
+
+        Raises:
+            InvalidInputError: a value is outside its range.
+            UnavailableError, DeadlineError: as in `transmit`.
+        """
         with calling(self._peers["channel"]):
             return self._channel.SetLink(request, timeout=self._timeout_s).link
