@@ -6,7 +6,6 @@ from typing import Any, Final, Literal
 
 import open_clip
 import torch
-from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor
 
 from shared.errors import InvalidInputError, WeightsError
@@ -24,6 +23,9 @@ _CLIPS: Final = {"large": "convnext_large_d_320", "base": "convnext_base_w_320"}
 _TAGS: Final = {"large": "laion2b_s29b_b131k_ft_soup", "base": "laion_aesthetic_s13b_b82k_augreg"}
 _HUB_FILES: Final = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 _ADVICE: Final = "fetch it elsewhere and give the file to --init"
+
+_WORDS: Final = 49_408
+"""Tokens of CLIP's tokenizer."""
 
 _HEAD: Final = "sem_seg_head."
 _STEM: Final = "visual.trunk.stem.0.weight"
@@ -113,13 +115,12 @@ def text_encoder(model: MaftPlus) -> Callable[[list[str]], Tensor]:
     Raises:
         InvalidInputError: the text tower knows fewer words than CLIP's tokenizer.
     """
-    tokenizer = SimpleTokenizer(context_length=model.config.context_length)
-    if model.config.vocab_size < tokenizer.vocab_size:
+    if model.config.vocab_size < _WORDS:
         raise InvalidInputError("init", f"its text tower knows {model.config.vocab_size} tokens only")
 
     @torch.no_grad()
     def encode(prompts: list[str]) -> Tensor:
-        tokens: Tensor = tokenizer(prompts)
+        tokens: Tensor = open_clip.tokenize(prompts, model.config.context_length)
         return model.backbone.encode_text(tokens.to(model.void_embedding.weight.device))
 
     return encode
