@@ -10,6 +10,7 @@ import torch
 from hub_fakes import running_hub
 from huggingface_hub import constants
 from open_clip.pretrained import _PRETRAINED
+from open_clip_small import CONFIGS, make_known, tiny
 from safetensors.torch import save, save_file
 
 from shared.errors import InvalidInputError, WeightsError
@@ -21,38 +22,14 @@ from transmitter.relevance.open_clip_dense.refinement import to_pixels
 from transmitter.relevance.open_clip_dense.weights import DEFAULT_MODEL, ModelChoice, hub_place, is_plain, load_clip
 from transmitter.relevance.prompts import CONTRASTS, TEMPLATES
 
-TEXT = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2}
-CONFIGS = {
-    "tiny-vit": {
-        "embed_dim": 12,
-        "vision_cfg": {"image_size": 32, "patch_size": 8, "width": 24, "layers": 3, "head_width": 8},
-        "text_cfg": TEXT,
-    },
-    "tiny-convnext": {
-        "embed_dim": 12,
-        "vision_cfg": {"image_size": 64, "timm_model_name": "convnext_atto", "timm_pool": "", "timm_proj": "linear"},
-        "text_cfg": TEXT,
-    },
-}
 TAG = {"hf_hub": "someone/tiny/", "url": "", "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4), "quick_gelu": True}
 
 
 @pytest.fixture(autouse=True)
 def tiny_architectures(monkeypatch):
     """open_clip knows two small CLIPs, and a tag of the first."""
-    for name, config in CONFIGS.items():
-        monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, name, config)
+    make_known(monkeypatch)
     monkeypatch.setitem(_PRETRAINED, "tiny-vit", {"good": TAG, "nowhere": {"url": "", "hf_hub": ""}})
-
-
-def tiny(name, seed=0):
-    """A small CLIP with random weights, far enough from zero for its attention to be uneven."""
-    torch.manual_seed(seed)
-    clip = open_clip.CLIP(**CONFIGS[name]).eval().requires_grad_(False)
-    for values in clip.parameters():
-        if values.ndim:
-            torch.nn.init.normal_(values, std=0.4 if name == "tiny-vit" else 0.1)
-    return clip
 
 
 @pytest.fixture(scope="module", params=list(CONFIGS))
