@@ -72,7 +72,7 @@ stuff-pictures: $(STAMP)  ## Which stuff ("sky", "grass") is found in 20 develop
 pictures: $(STAMP)  ## Relevance maps of the libraries' sample photos, as the README shows them; docs/relevance.jpg
 	$(BIN)/python -m evaluation.pictures --out docs/relevance.jpg
 
-BENCHES := allocation channel compute end-to-end entropy relevance
+BENCHES := allocation channel compute end-to-end entropy link relevance
 bench: $(BENCHES:%=bench-%)  ## All short benchmarks; out/bench/
 bench-%: $(STAMP)  ## One benchmark: one of the above, or maft (MAFT+ at full size with random weights; minutes)
 	$(BIN)/python -m evaluation.bench.$(subst -,_,$*)

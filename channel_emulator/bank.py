@@ -1,6 +1,7 @@
 """One direction of the channel: a link that all streams share, or one for each."""
 
 import math
+from collections.abc import Iterable
 from typing import Final
 
 from channel_emulator.link import Delivery, Link, LinkCounters, StreamAccount
@@ -67,6 +68,12 @@ class LinkBank:
     def offer(self, stream: int, packet: bytes, now: float) -> bool:
         """See Link."""
         return self._of(stream).offer(stream, packet, now)
+
+    def offer_all(self, stream: int, packets: Iterable[bytes], now: float) -> None:
+        """Hands over packets, one after another."""
+        offer = self._of(stream).offer
+        for packet in packets:
+            offer(stream, packet, now)
 
     def finish(self, stream: int, now: float) -> None:
         """See Link."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from collections import deque
 from collections.abc import Iterable
 from typing import Final
 
@@ -20,7 +21,7 @@ class LinkPort:
         self.stream = stream
         self.account = account
         """Credit, bytes departed and bytes queued, as of the last event."""
-        self.packets: list[bytes] = []
+        self.packets: deque[bytes] = deque()
         """What came out and was not fetched yet, in order."""
         self.packets_bytes = 0
         self.ended = False
@@ -40,11 +41,17 @@ class LinkPort:
             self.packets_bytes += len(packet)
         self.arrived.set()
 
-    def fetch(self) -> list[bytes]:
-        """Removes and returns the packets that came out."""
-        packets, self.packets, self.packets_bytes = self.packets, [], 0
-        self.arrived.clear()
-        return packets
+    def fetch(self, limit_bytes: float = math.inf) -> list[bytes]:
+        """Removes and returns packets that came out, up to a number of bytes, but one packet at least."""
+        fetched: list[bytes] = []
+        size = 0
+        while self.packets and (not fetched or size + len(self.packets[0]) <= limit_bytes):
+            fetched.append(self.packets.popleft())
+            size += len(fetched[-1])
+        self.packets_bytes -= size
+        if not self.packets:
+            self.arrived.clear()
+        return fetched
 
     def update(self, account: StreamAccount) -> None:
         """Takes the stream's account as it now stands."""
@@ -86,8 +93,7 @@ class LinkDriver:
     def offer(self, port: LinkPort, packets: Iterable[bytes]) -> None:
         """Hands over packets; what exceeds the queue is dropped."""
         now = self.now_s()
-        for packet in packets:
-            self.link.offer(port.stream, packet, now)
+        self.link.offer_all(port.stream, packets, now)
         # A link so fast that all of it has departed meanwhile need not wait for the timer.
         if self.link.all_departs_by(self.now_s()):
             self._run()

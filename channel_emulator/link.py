@@ -145,7 +145,8 @@ class Link:
         Returns:
             Whether it was accepted; otherwise it went beyond the credit and was dropped at the queue's tail.
         """
-        self.advance(now)
+        if self._service is not None and self._service.done_s <= now:
+            self.advance(now)
         target, size = self._streams[stream], len(packet)
         if target.finished or not size:
             raise ValueError("packet is empty or comes after the stream's end")
@@ -255,38 +256,41 @@ class Link:
         self.counters.queued_bytes -= size
         stream.departed_bytes += size
         stream.grant(self._room(self._free_s))
-        copies = self._fate(stream, service.packet, self._free_s)
-        if not copies:
-            self.counters.lost_bytes += size
-            self.counters.lost_packets += 1
-        for copy in copies:
-            self._fly(stream, copy)
-        if len(copies) > 1:
-            self.counters.duplicated_packets += len(copies) - 1
-            self.counters.duplicated_bytes += size * (len(copies) - 1)
-        self._end_if_drained(stream, self._free_s)
-
-    def _fate(self, stream: StreamQueue, packet: bytes, at_s: float) -> list[Copy]:
-        """What the link and the stream's own impairments leave of a packet; all draw, whatever the others do."""
         # Drawn for every packet, so that the fate of the others does not depend on the rate of loss.
         lost = self._losses() < self._settings.loss_rate
+        if self._impaired:
+            self._impair(stream, service.packet, lost=lost)
+        elif lost:
+            self._lose(size)
+        else:
+            self._in_flight.put((stream.number, service.packet), self._free_s + self._settings.propagation_s)
+        if stream.finished:
+            self._end_if_drained(stream, self._free_s)
+
+    def _lose(self, size: int) -> None:
+        self.counters.lost_bytes += size
+        self.counters.lost_packets += 1
+
+    def _impair(self, stream: StreamQueue, packet: bytes, *, lost: bool) -> None:
+        """Sends on what the link's and the stream's impairments leave; both draw, whatever else happens."""
         copies = [Copy(packet)]
-        if not self._impaired:
-            return [] if lost else copies
         for impairer in (self._impairer, self._stream_impairers[stream.number]):
             if impairer.acts:
-                after = impairer.apply(copies[0].packet if copies else packet, at_s)
+                after = impairer.apply(copies[0].packet if copies else packet, self._free_s)
                 copies = [Copy(b.packet, a.late_s + b.late_s, a.held_s + b.held_s) for a in copies for b in after]
-        if copies and not lost:
-            self.counters.corrupted_packets += copies[0].packet is not packet
-            self.counters.reordered_packets += copies[0].held_s > 0
-        return [] if lost else copies
-
-    def _fly(self, stream: StreamQueue, copy: Copy) -> None:
-        due_s = self._free_s + self._settings.propagation_s + copy.late_s
-        out_s = self._in_flight.put((stream.number, copy.packet), due_s, copy.held_s)
-        if copy.held_s:
-            stream.held_until_s = max(stream.held_until_s, out_s)
+        if lost or not copies:
+            self._lose(len(packet))
+            return
+        counters, more = self.counters, len(copies) - 1
+        counters.corrupted_packets += copies[0].packet is not packet
+        counters.reordered_packets += copies[0].held_s > 0
+        counters.duplicated_packets += more
+        counters.duplicated_bytes += more * len(packet)
+        for copy in copies:
+            due_s = self._free_s + self._settings.propagation_s + copy.late_s
+            out_s = self._in_flight.put((stream.number, copy.packet), due_s, copy.held_s)
+            if copy.held_s:
+                stream.held_until_s = max(stream.held_until_s, out_s)
 
     def _end_if_drained(self, stream: StreamQueue, at_s: float) -> None:
         if stream.finished and not stream.queued_bytes:

@@ -9,7 +9,7 @@ sender ◄── responses ◄── backward link ◄── collect ◄──�
 import asyncio
 import contextlib
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 from typing import Final, TypeAlias
 
 import grpc
@@ -91,14 +91,14 @@ class Relay:
         with contextlib.suppress(asyncio.InvalidStateError):
             while not (self._port.ended and not self._port.packets):
                 await self._port.arrived.wait()
-                for message in _messages(self._port.fetch()):
-                    await self._call.write(message)
+                # No more at a time than is written: what waits for a slow receiver stays in sight.
+                while packets := self._port.fetch(MESSAGE_BYTES):
+                    await self._call.write(receiver_pb2.ReceiveRequest(packets=packets))
             await self._call.done_writing()
 
     async def _collect(self) -> None:
         async for response in self._call:
-            if all(response.packets):
-                self._backward_link.offer(self._reports, response.packets)
+            self._backward_link.offer(self._reports, filter(None, response.packets))
         self._backward_link.finish(self._reports)
 
     def _over(self) -> bool:
@@ -140,17 +140,3 @@ class Relay:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(until_s if until_s < math.inf else None):
                 await self._port.changed.wait()
-
-
-def _messages(packets: list[bytes]) -> Iterator[receiver_pb2.ReceiveRequest]:
-    """Packs packets into messages of about MESSAGE_BYTES, never splitting one."""
-    batch: list[bytes] = []
-    size = 0
-    for packet in packets:
-        if batch and size + len(packet) > MESSAGE_BYTES:
-            yield receiver_pb2.ReceiveRequest(packets=batch)
-            batch, size = [], 0
-        batch.append(packet)
-        size += len(packet)
-    if batch:
-        yield receiver_pb2.ReceiveRequest(packets=batch)
