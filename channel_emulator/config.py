@@ -5,6 +5,7 @@ from typing import Final
 
 from channel_emulator.settings import MAX_RATE_BPS, LinkSettings
 from shared.service import ServiceConfig
+from shared.tls import Access
 
 BACKWARD_QUEUE_BYTES: Final = 16 * 1024 * 1024
 """The queue of reports, which the receiver fills without knowing a credit."""
@@ -19,6 +20,9 @@ class ChannelConfig(ServiceConfig):
 
     receiver: str = "127.0.0.1:50053"
     """HOST:PORT of the receiver that packets are relayed to."""
+
+    access: Access = field(default_factory=Access)
+    """What is shown to the receiver."""
 
     connect_timeout_s: float = 2.0
     """Seconds for which a relay waits for a connection to the receiver before it ends with UNAVAILABLE."""

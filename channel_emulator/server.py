@@ -13,6 +13,7 @@ from channel_emulator.driver import LinkDriver
 from channel_emulator.messages import changes, state_message
 from channel_emulator.metrics import LinkCollector
 from channel_emulator.relay import Relay
+from shared.connections import Connection
 from shared.errors import UnavailableError
 from shared.service import LINK_OPTIONS, Register
 from shared.stubs.mmsc.v1 import channel_pb2, channel_pb2_grpc, receiver_pb2_grpc
@@ -37,8 +38,8 @@ def channel_service(config: ChannelConfig) -> Register:
         forward, backward = LinkDriver(config.link), LinkDriver(config.backward, "backward")
         registry.register(LinkCollector(forward.link, backward.link))
         options = (*LINK_OPTIONS, *_RECONNECT_OPTIONS)
-        async with grpc.aio.insecure_channel(config.receiver, options=options) as channel:
-            servicer = ChannelServicer(forward, backward, channel, config.connect_timeout_s)
+        async with Connection(config.receiver, config.access, options) as receiver:
+            servicer = ChannelServicer(forward, backward, receiver, config.connect_timeout_s)
             channel_pb2_grpc.add_ChannelServiceServicer_to_server(servicer, server)
             yield (SERVICE_NAME,)
         forward.stop()
@@ -51,11 +52,11 @@ class ChannelServicer(channel_pb2_grpc.ChannelServiceServicer):
     """Relays streams over the link, and lets it be read and set."""
 
     def __init__(
-        self, forward: LinkDriver, backward: LinkDriver, receiver: grpc.aio.Channel, connect_timeout_s: float
+        self, forward: LinkDriver, backward: LinkDriver, receiver: Connection, connect_timeout_s: float
     ) -> None:
         self._forward, self._backward = forward, backward
         self._receiver = receiver
-        self._stub = receiver_pb2_grpc.ReceiverServiceStub(receiver)
+        self._stub = receiver_pb2_grpc.ReceiverServiceStub(receiver.channel)
         self._connect_timeout_s = connect_timeout_s
 
     async def Relay(
@@ -64,7 +65,7 @@ class ChannelServicer(channel_pb2_grpc.ChannelServiceServicer):
         """Relays one stream; see the proto for how it ends."""
         await self._connected()
         # A receiver that hangs holds the stream only as long as the sender's own deadline.
-        call = self._stub.Receive(timeout=context.time_remaining())
+        call = self._stub.Receive(timeout=context.time_remaining(), metadata=self._receiver.metadata())
         async with aclosing(Relay(self._forward, self._backward, call).responses(request_iterator)) as responses:
             async for response in responses:
                 yield response
@@ -91,7 +92,7 @@ class ChannelServicer(channel_pb2_grpc.ChannelServiceServicer):
     async def _connected(self) -> None:
         try:
             async with asyncio.timeout(self._connect_timeout_s):
-                await self._receiver.channel_ready()
+                await self._receiver.channel.channel_ready()
         except TimeoutError as error:
             raise UnavailableError(f"receiver: no connection within {self._connect_timeout_s:g} s") from error
 

@@ -30,6 +30,7 @@ from shared.errors import InvalidInputError, NotFoundError
 from shared.service import LINK_OPTIONS, MAX_PICTURE_MESSAGE_BYTES, running
 from shared.stubs.mmsc.v1 import common_pb2, receiver_pb2, receiver_pb2_grpc
 from shared.telemetry import new_registry
+from shared.tracing import Tracer, span, tracer_for
 
 _Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
@@ -120,10 +121,11 @@ class ReceiverServicer(receiver_pb2_grpc.ReceiverServiceServicer):
         slots = asyncio.Semaphore(MAX_OPEN)
         try:
             async with asyncio.TaskGroup() as group:
-                async for request in requests:
-                    async for complete in self._take(request.packets, ingest):
-                        await slots.acquire()
-                        group.create_task(self._report(complete, reports, slots))
+                with span("assembling"):
+                    async for request in requests:
+                        async for complete in self._take(request.packets, ingest):
+                            await slots.acquire()
+                            group.create_task(self._report(complete, reports, slots))
                 for entry in ingest.end():
                     group.create_task(self._report(entry, reports, slots))
                 self._announce()
@@ -141,7 +143,9 @@ class ReceiverServicer(receiver_pb2_grpc.ReceiverServiceServicer):
 
     async def _report(self, entry: Entry, reports: asyncio.Queue[Any], slots: asyncio.Semaphore) -> None:
         # The transmitter need not wait for the PNG, which only a viewer of the picture wants.
-        reconstruct_s = await self._maker.reconstruct_s(entry)
+        with span("reconstructing", transmission=f"{entry.assembly.transmission_id:08x}") as traced:
+            reconstruct_s = await self._maker.reconstruct_s(entry)
+            traced.set(outcome=entry.assembly.outcome.name, received_bytes=entry.assembly.received_bytes)
         slots.release()
         self._announce()
         reports.put_nowait(entry.assembly.report(reconstruct_s).to_packet())
@@ -203,6 +207,7 @@ def receiver_service(
     codecs: ReceiverCodecs,
     clock: Callable[[], float] = time.monotonic,
     registry: CollectorRegistry | None = None,
+    tracer: Tracer | None = None,
 ) -> AbstractAsyncContextManager[str]:
     """Runs the receiver while the context lasts.
 
@@ -211,10 +216,15 @@ def receiver_service(
         codecs: decode patches and paint pictures; theirs are the only numbers and weights that headers may name.
         clock: gives seconds, monotonic.
         registry: where the metrics go; a new one if None.
+        tracer: where the traces go; if None, where `config` and the environment say, if they do.
 
     Returns:
         A context that yields the HOST:PORT of the service, which is warm when it is entered.
+
+    Raises:
+        InvalidInputError: traces are asked for and cannot be made.
     """
+    tracer = tracer or tracer_for("receiver", config.otlp)
 
     @asynccontextmanager
     async def register(server: grpc.aio.Server, registry: CollectorRegistry) -> AsyncIterator[Sequence[str]]:
@@ -233,4 +243,4 @@ def receiver_service(
             sweeper.cancel()
             await maker.close()
 
-    return running(config, registry or new_registry("receiver"), register, _OPTIONS)
+    return running(config, registry or new_registry("receiver"), register, _OPTIONS, tracer)

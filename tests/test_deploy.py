@@ -24,9 +24,10 @@ from channel_emulator.bank import LinkBank
 from channel_emulator.metrics import LinkCollector
 from channel_emulator.settings import LinkSettings
 from receiver.__main__ import main as receiver_main
+from shared.boundary import RpcBoundary
 from shared.health import main as health_main
 from shared.health import probe
-from shared.telemetry import RpcBoundary, new_registry
+from shared.telemetry import new_registry
 from transmitter.__main__ import main as transmitter_main
 
 ROOT = Path(__file__).parent.parent
