@@ -113,7 +113,7 @@ class _Bench:
     def _maps(self, texts: Any, visual: Any, masks: Any) -> Any:
         from transmitter.relevance.maft_plus.relevance import mask_weights, spread_sum  # noqa: PLC0415
 
-        return spread_sum(mask_weights(texts, visual, "unit-v"), masks, tuple(self.images.shape[2:]))
+        return spread_sum(mask_weights(texts, visual, "unit-v"), masks, (self.images.shape[2], self.images.shape[3]))
 
 
 def _times(photo: UInt8Array) -> Seconds:

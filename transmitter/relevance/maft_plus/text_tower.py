@@ -115,8 +115,9 @@ def _encode(clip: Any, tree: PromptTree) -> Tensor:
     for layer in before:
         x = _after(layer, x, _attended(layer, x, blocks))
     # After the last attention nothing but the ends is read.
-    features: Tensor = norm(clip.ln_final, _after(last, x[tree.ends], _attended(last, x, blocks)[tree.ends]))
-    return features @ clip.text_projection.float()
+    features = norm(clip.ln_final, _after(last, x[tree.ends], _attended(last, x, blocks)[tree.ends]))
+    projected: Tensor = features @ clip.text_projection.float()
+    return projected
 
 
 def _attended(layer: Any, x: Tensor, blocks: Sequence[Block]) -> Tensor:
