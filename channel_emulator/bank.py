@@ -4,7 +4,8 @@ import math
 from collections.abc import Iterable
 from typing import Final
 
-from channel_emulator.link import Delivery, Link, LinkCounters, StreamAccount
+from channel_emulator.counters import LinkCounters
+from channel_emulator.link import Delivery, Link, StreamAccount
 from channel_emulator.settings import LinkSettings
 
 NO_TIME_S: Final = 20e-6

@@ -17,13 +17,14 @@ seed give the same deliveries, bit for bit.
 """
 
 import math
-import random
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
+from channel_emulator.counters import LinkCounters
 from channel_emulator.delay import DelayLine
-from channel_emulator.impairments import Copy, Impairer, Impairments
+from channel_emulator.fates import Fates
+from channel_emulator.impairments import Copy
 from channel_emulator.queue import QUANTUM_BYTES, FairRow, StreamAccount, StreamQueue
 from channel_emulator.rates import Carrier, Rate
 from channel_emulator.settings import MAX_QUEUE_BYTES, LinkSettings
@@ -39,37 +40,6 @@ class Delivery(NamedTuple):
     """None marks the end of the stream; it comes once, after every packet."""
     due_s: float
     """When it came out, in the time of `now`."""
-
-
-@dataclass
-class LinkCounters:
-    """What passed since the link was made.
-
-    Each one alone may be read from another thread. At any time
-    accepted + duplicated = delivered + lost + discarded + queued + in flight.
-    """
-
-    accepted_bytes: int = 0
-    delivered_bytes: int = 0
-    delivered_packets: int = 0
-    lost_bytes: int = 0
-    lost_packets: int = 0
-    overflow_bytes: int = 0
-    """Dropped because the stream's queue was full; not part of accepted_bytes."""
-    overflow_packets: int = 0
-    discarded_bytes: int = 0
-    """Accepted, and dropped because the stream was closed."""
-    queued_bytes: int = 0
-    """Waiting or in service now, all streams."""
-    busy_s: float = 0.0
-    """Link time of the packets that have departed, in seconds; of all links, where each stream has its own."""
-    corrupted_packets: int = 0
-    """Arrive with flipped bits."""
-    duplicated_packets: int = 0
-    """Copies beyond the first."""
-    duplicated_bytes: int = 0
-    reordered_packets: int = 0
-    """Held back so that others may overtake."""
 
 
 @dataclass(slots=True)
@@ -99,7 +69,6 @@ class Link:
     ) -> None:
         self.counters = counters or LinkCounters()
         self._settings, self._name = settings, name
-        self._impaired = _impairs(settings)
         self._streams: dict[int, StreamQueue] = {}
         self._row = FairRow()
         self._service: _Service | None = None
@@ -107,7 +76,7 @@ class Link:
         self._in_flight: DelayLine[tuple[int, bytes | None]] = DelayLine()
         self._arrived: list[Delivery] = []
         self._carrier = Carrier(settings.rate(name, now), settings.burst_bytes, now)
-        self._restart_random(now)
+        self._fates = Fates(settings, name, now)
 
     @property
     def settings(self) -> LinkSettings:
@@ -137,7 +106,7 @@ class Link:
         if stream in self._streams:
             raise ValueError(f"stream {stream} is open")
         self._streams[stream] = StreamQueue(stream, self._room(now))
-        self._stream_impairers[stream] = self._stream_impairer(now)
+        self._fates.open(stream, now)
 
     def offer(self, stream: int, packet: bytes, now: float) -> bool:
         """Hands over a packet of at least one byte.
@@ -176,7 +145,7 @@ class Link:
         """Forgets a stream; what waits, is in service or in flight is discarded, and the link freed."""
         self.advance(now)
         target = self._streams.pop(stream)
-        del self._stream_impairers[stream]
+        self._fates.close(stream)
         self.counters.discarded_bytes += target.queued_bytes + self._drop_in_flight(stream)
         self.counters.queued_bytes -= target.queued_bytes
         self._row.leave(target)
@@ -202,13 +171,7 @@ class Link:
         """
         self.advance(now)
         old, self._settings = self._settings, settings
-        self._impaired = _impairs(settings)
-        if restart_random:
-            self._restart_random(now)
-        else:
-            self._impairer.change(settings.impairments, now)
-            for impairer in self._stream_impairers.values():
-                impairer.change(settings.stream_impairments, now)
+        (self._fates.restart if restart_random else self._fates.change)(settings, now)
         fresh = restart_random or restart_rate or (old.rate_bps, old.model) != (settings.rate_bps, settings.model)
         if fresh or old.burst_bytes != settings.burst_bytes:
             rate = settings.rate(self._name, now) if fresh else self._carrier.rate
@@ -256,36 +219,19 @@ class Link:
         self.counters.queued_bytes -= size
         stream.departed_bytes += size
         stream.grant(self._room(self._free_s))
-        # Drawn for every packet, so that the fate of the others does not depend on the rate of loss.
-        lost = self._losses() < self._settings.loss_rate
-        if self._impaired:
-            self._impair(stream, service.packet, lost=lost)
+        lost = self._fates.lost()
+        if self._fates.impaired:
+            copies = self._fates.copies(stream.number, service.packet, self._free_s)
+            self._fly(stream, service.packet, [] if lost else copies)
         elif lost:
-            self._lose(size)
+            self.counters.count(service.packet, ())
         else:
             self._in_flight.put((stream.number, service.packet), self._free_s + self._settings.propagation_s)
         if stream.finished:
             self._end_if_drained(stream, self._free_s)
 
-    def _lose(self, size: int) -> None:
-        self.counters.lost_bytes += size
-        self.counters.lost_packets += 1
-
-    def _impair(self, stream: StreamQueue, packet: bytes, *, lost: bool) -> None:
-        """Sends on what the link's and the stream's impairments leave; both draw, whatever else happens."""
-        copies = [Copy(packet)]
-        for impairer in (self._impairer, self._stream_impairers[stream.number]):
-            if impairer.acts:
-                after = impairer.apply(copies[0].packet if copies else packet, self._free_s)
-                copies = [Copy(b.packet, a.late_s + b.late_s, a.held_s + b.held_s) for a in copies for b in after]
-        if lost or not copies:
-            self._lose(len(packet))
-            return
-        counters, more = self.counters, len(copies) - 1
-        counters.corrupted_packets += copies[0].packet is not packet
-        counters.reordered_packets += copies[0].held_s > 0
-        counters.duplicated_packets += more
-        counters.duplicated_bytes += more * len(packet)
+    def _fly(self, stream: StreamQueue, packet: bytes, copies: Sequence[Copy]) -> None:
+        self.counters.count(packet, copies)
         for copy in copies:
             due_s = self._free_s + self._settings.propagation_s + copy.late_s
             out_s = self._in_flight.put((stream.number, copy.packet), due_s, copy.held_s)
@@ -316,25 +262,3 @@ class Link:
             return settings.queue_bytes
         carried_bytes = self._carrier.rate.carried_bits(now, now + settings.queue_s) / 8
         return int(min(max(settings.queue_bytes, carried_bytes), MAX_QUEUE_BYTES))
-
-    def _restart_random(self, now: float) -> None:
-        settings = self._settings
-        # The forward losses are those of the plain seed, as they have always been.
-        seed = settings.seed if self._name == "forward" else f"{settings.seed}/{self._name}"
-        self._losses = random.Random(seed).random  # noqa: S311 - a simulation must repeat; nothing here is a secret
-        self._impairer = Impairer(settings.impairments, self._numbers, now)
-        self._ordinal = 0
-        self._stream_impairers = {stream: self._stream_impairer(now) for stream in self._streams}
-
-    def _stream_impairer(self, now: float) -> Impairer:
-        """The impairments of a stream; its random sequences depend on how many were opened before it."""
-        self._ordinal += 1
-        numbers = partial(self._numbers, owner=f"/stream {self._ordinal}")
-        return Impairer(self._settings.stream_impairments, numbers, now)
-
-    def _numbers(self, process: str, owner: str = "") -> random.Random:
-        return random.Random(f"{self._settings.seed}/{self._name}{owner}/{process}")  # noqa: S311 - as above
-
-
-def _impairs(settings: LinkSettings) -> bool:
-    return settings.impairments != Impairments() or settings.stream_impairments != Impairments()

@@ -6,7 +6,7 @@ from typing import Protocol
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from channel_emulator.link import LinkCounters
+from channel_emulator.counters import LinkCounters
 from channel_emulator.settings import LinkSettings
 
 

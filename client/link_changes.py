@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
+from google.protobuf.descriptor import FieldDescriptor
 
 from client.params import DURATION, stacked
 from shared.errors import InvalidInputError
@@ -56,9 +57,16 @@ def _outage_or_rate_bps(text: str) -> float:
     return 0.0 if text.strip() == "0" else parse_rate_bps(text)
 
 
+def _count(text: str) -> int:
+    if not text.strip().isdecimal() or int(text) >= 2**32:  # what the message holds
+        raise ValueError
+    return int(text)
+
+
 _POINT: Final = _Parts("TIME:RATE", parse_duration_s, _outage_or_rate_bps, separator=":")
 _CHAIN: Final = _Parts("TO_BAD,TO_GOOD[,LOSS_BAD[,LOSS_GOOD]]", float, float, float, float, least=2)
-_BURST: Final = _Parts("RATE,PACKETS", float, int)
+_CHAIN_FIELDS: Final = ("good_to_bad", "bad_to_good", "bad_loss_rate", "good_loss_rate")
+_BURST: Final = _Parts("RATE,PACKETS", float, _count)
 _HOLD: Final = _Parts("RATE,TIME", float, parse_duration_s)
 _INTERVAL: Final = _Parts("BEGIN-END", parse_duration_s, parse_duration_s, separator="-")
 
@@ -66,7 +74,7 @@ _INTERVAL: Final = _Parts("BEGIN-END", parse_duration_s, parse_duration_s, separ
 def rate_options() -> Callable[[_F], _F]:
     """How the rate varies, and the queue."""
     return stacked(
-        click.option("--burst-bytes", type=click.IntRange(min=0), help="Token bucket: what an idle link saves up."),
+        click.option("--burst-bytes", type=click.IntRange(0, 2**30), help="Token bucket: what an idle link saves up."),
         click.option("--queue-time", "queue_s", type=DURATION, help="Queue as time on the link, like 200ms."),
         click.option("--per-stream/--shared", default=None, help="Each new stream has a link of its own, or a part."),
         click.option("--point", "points", type=_POINT, multiple=True, help="Of a schedule, like 10s:64kbit; again."),
@@ -138,12 +146,15 @@ def _add_model(settings: channel_pb2.LinkSettings, values: dict[str, Any]) -> No
         settings.model.schedule.period_s = values["period_s"]
 
 
-_CLEAN: Final = ("loss_rate", "burst_rate", "burst_packets", "bit_error_rate", "duplicate_rate", "reorder_rate")
+_CLEAN: Final = tuple(
+    field.name for field in channel_pb2.Impairments.DESCRIPTOR.fields if field.type != FieldDescriptor.TYPE_MESSAGE
+)
 
 
 def _add_impairments(message: channel_pb2.Impairments, values: dict[str, Any]) -> None:
     if values["clean"]:
-        message.CopyFrom(channel_pb2.Impairments(**dict.fromkeys((*_CLEAN, "reorder_s", "jitter_s"), 0)))
+        for name in _CLEAN:
+            setattr(message, name, 0)
         message.gilbert_elliott.SetInParent()
         message.blackouts.SetInParent()
     given = _given(values, "bit_error_rate", "duplicate_rate", "jitter_s")
@@ -160,12 +171,8 @@ def _add_impairments(message: channel_pb2.Impairments, values: dict[str, Any]) -
 
 def _add_structures(message: channel_pb2.Impairments, values: dict[str, Any]) -> None:
     if values["gilbert_elliott"]:
-        to_bad, to_good, *losses = values["gilbert_elliott"]
-        bad, good = (*losses, *(1.0, 0.0)[len(losses) :])
-        chain = channel_pb2.GilbertElliott(
-            good_to_bad=to_bad, bad_to_good=to_good, bad_loss_rate=bad, good_loss_rate=good
-        )
-        message.gilbert_elliott.CopyFrom(chain)
+        given = dict(zip(_CHAIN_FIELDS, values["gilbert_elliott"], strict=False))
+        message.gilbert_elliott.CopyFrom(channel_pb2.GilbertElliott(**{"bad_loss_rate": 1.0, **given}))
     for begin_s, end_s in values["blackouts"]:
         message.blackouts.intervals.add(begin_s=begin_s, end_s=end_s)
     if values["blackout_period_s"] is not None:

@@ -125,7 +125,7 @@ def plain(message: Message) -> dict[str, Any]:
 
     Messages in it are dictionaries too, and absent unless they are set; repeated fields are lists.
     """
-    values = {}
+    values: dict[str, Any] = {}
     for field in message.DESCRIPTOR.fields:
         value = getattr(message, field.name)
         if field.is_repeated:

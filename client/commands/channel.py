@@ -11,9 +11,11 @@ from rich.table import Table
 
 from client.api import Client
 from client.link_changes import changes, impairment_options, rate_options, replay
-from client.params import DURATION, address_option, link_options, stacked
+from client.params import DURATION, access_options, address_option, link_options, stacked
 from client.runs import plain
+from shared.options import access_of, access_settings
 from shared.stubs.mmsc.v1 import channel_pb2
+from shared.tls import Access
 
 _TIMEOUT_S = 10.0
 
@@ -25,6 +27,7 @@ def command() -> None:
 
 _common = stacked(
     address_option("channel"),
+    access_options(),
     click.option("--json", "as_json", is_flag=True, help="Prints one JSON object."),
 )
 _direction = click.option("--backward", is_flag=True, help="From the receiver to the sender instead.")
@@ -32,9 +35,9 @@ _direction = click.option("--backward", is_flag=True, help="From the receiver to
 
 @command.command()
 @_common
-def show(channel: str, *, as_json: bool) -> None:
+def show(channel: str, *, as_json: bool, **access: Any) -> None:
     """Shows the link's settings and counters, of both directions."""
-    with Client(channel=channel, timeout_s=_TIMEOUT_S) as client:
+    with Client(channel=channel, timeout_s=_TIMEOUT_S, access=access_of(access)) as client:
         _print(client.link(), as_json=as_json)
 
 
@@ -49,10 +52,11 @@ def set_(channel: str, *, backward: bool, as_json: bool, **values: Any) -> None:
 
     Propagation and seed hold for both directions unless --backward sets them there.
     """
+    access = access_settings(values)
     settings = changes(values)
     if not settings.ListFields():
         raise click.UsageError("nothing to set; give --rate, --propagation, --loss-rate, --fading or another option")
-    _send(channel, settings, backward=backward, as_json=as_json)
+    _send(channel, access, settings, backward=backward, as_json=as_json)
 
 
 @command.command(name="replay")
@@ -62,7 +66,14 @@ def set_(channel: str, *, backward: bool, as_json: bool, **values: Any) -> None:
 @_direction
 @_common
 def replay_(
-    channel: str, trace: str, *, once: bool, propagation_s: float | None, backward: bool, as_json: bool
+    channel: str,
+    trace: str,
+    *,
+    once: bool,
+    propagation_s: float | None,
+    backward: bool,
+    as_json: bool,
+    **access: Any,
 ) -> None:
     """Has the link follow TRACE from now on: drone, lte, satellite, or a file.
 
@@ -72,12 +83,12 @@ def replay_(
     settings = channel_pb2.LinkSettings(model=channel_pb2.RateModel(trace=replay(trace, once=once)))
     if propagation_s is not None:
         settings.propagation_s = propagation_s
-    _send(channel, settings, backward=backward, as_json=as_json)
+    _send(channel, access_of(access), settings, backward=backward, as_json=as_json)
 
 
-def _send(channel: str, settings: channel_pb2.LinkSettings, *, backward: bool, as_json: bool) -> None:
+def _send(channel: str, access: Access, settings: channel_pb2.LinkSettings, *, backward: bool, as_json: bool) -> None:
     request = channel_pb2.SetLinkRequest(**{"backward" if backward else "settings": settings})
-    with Client(channel=channel, timeout_s=_TIMEOUT_S) as client:
+    with Client(channel=channel, timeout_s=_TIMEOUT_S, access=access) as client:
         _print(client.change_link(request), as_json=as_json)
 
 
