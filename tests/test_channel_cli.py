@@ -1,6 +1,8 @@
 """`mmsc channel` against the emulator's own rules: what the options make of a link."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
@@ -136,6 +138,25 @@ def test_replay_plays_a_shipped_trace_or_a_file(mmsc, emulator, tmp_path, monkey
     replayed = emulator.backward.settings.model
     assert (replayed.trace.name, replayed.trace.points, replayed.once) == ("own.csv", ((0.0, 1e6), (1.0, 2e6)), True)
     assert (emulator.backward.settings.propagation_s, emulator.forward.settings.propagation_s) == (0.001, 0.03)
+
+
+def documented() -> list[str]:
+    """The commands of docs/channel.md, without what is said about them."""
+    text = (Path(__file__).parents[1] / "docs/channel.md").read_text()
+    return [re.split(r"\s{2,}", line)[0] for line in text.splitlines() if line.startswith("mmsc channel ")]
+
+
+@pytest.mark.parametrize("line", documented())
+def test_the_documented_commands_do_what_they_say(mmsc, emulator, line):
+    before = emulator.link()
+    code, _, errors = mmsc(*line.split()[2:])
+    assert (code, errors) == (0, [])
+    if line.split()[2] == "set" and "--clean" not in line:
+        assert emulator.link() != before
+
+
+def test_the_documented_commands_are_found():
+    assert len(documented()) > 5
 
 
 @pytest.mark.parametrize(
