@@ -11,8 +11,10 @@ that turning one on or changing its rate leaves the fates that the others deal a
 
 import math
 import random
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Final, NamedTuple
 
 from channel_emulator.checks import check_range
@@ -74,7 +76,8 @@ class Blackouts:
         """Whether there is a blackout at a time since they were set."""
         if self.period_s:
             elapsed_s %= self.period_s
-        return any(begin_s <= elapsed_s < end_s for begin_s, end_s in self.intervals_s)
+        later = bisect_right(self.intervals_s, elapsed_s, key=itemgetter(0))
+        return later > 0 and elapsed_s < self.intervals_s[later - 1][1]
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,7 @@ def parse_trace(name: str, content: str) -> Trace:
 def _opportunities(name: str, rows: list[tuple[int, str]]) -> Trace:
     times_ms: list[int] = []
     for number, line in rows:
-        if not line.isdecimal() or int(line) > 1_000 * MAX_TIME_S:
+        if not line.isdecimal() or len(line) > 10 or int(line) > 1_000 * MAX_TIME_S:
             raise InvalidInputError("content", f"line {number}: {line[:40]!r} is no number of milliseconds")
         times_ms.append(int(line))
         if times_ms[-1] < max(times_ms[-2:]):

@@ -2,6 +2,7 @@
 
 import math
 import statistics
+import time
 
 import pytest
 from scipy.special import exp1
@@ -84,6 +85,16 @@ def test_a_long_outage_is_waited_for():
     at_s = rate.finish(0.0, 1.0).at_s
     assert rate.rate_bps(at_s) > 0.0
     assert rate.carried_bits(0.0, at_s) == pytest.approx(1.0, abs=1e-3)
+
+
+def test_the_far_future_costs_no_more_than_the_near_one():
+    """A slow link with fast blocks: what is far is taken at the mean."""
+    fading = Fading(mean_snr_db=0.0, bandwidth_hz=100.0, coherence_s=1e-4)
+    rate = FadingRate(fading, "test", 0.0)
+    start_s = time.process_time()
+    assert rate.carried_bits(0.0, 1e6) == pytest.approx(1e6 * rate.mean_bps, rel=0.01)
+    assert rate.finish(0.0, 524_288.0).at_s == pytest.approx(524_288.0 / rate.mean_bps, rel=0.01)
+    assert time.process_time() - start_s < 5.0
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,17 @@
 """What a SetLink request changes, and what it is told."""
 
+import math
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from channel_emulator.bank import LinkBank
 from channel_emulator.config import ChannelConfig
 from channel_emulator.fading import Fading, FadingKind
 from channel_emulator.impairments import Blackouts, GilbertElliott, Impairments
-from channel_emulator.messages import Change, changed, changes, settings_message
+from channel_emulator.messages import Change, changed, changes, settings_message, state_message
 from channel_emulator.settings import LinkSettings, Schedule
 from shared.errors import InvalidInputError
 from shared.stubs.mmsc.v1 import channel_pb2
@@ -101,6 +104,48 @@ def test_a_bank_tells_what_its_links_do():
     bank = LinkBank(LinkSettings(model=Schedule(((0.0, 8e3), (2.0, 0.0)), 4.0)), 0.0)
     assert [bank.rate_bps(at_s) for at_s in (1.0, 3.0)] == [8e3, 0.0]
     assert bank.mean_rate_bps == 4e3
+
+
+odd = st.one_of(st.sampled_from([0.0, 1.0, -1.0, 1e-9, 1e9, math.inf, -math.inf, math.nan]), st.floats())
+rate_points = st.lists(st.builds(channel_pb2.RatePoint, time_s=odd, rate_bps=odd), max_size=3)
+models = st.one_of(
+    st.builds(
+        lambda points, period_s: {"schedule": channel_pb2.RateSchedule(points=points, period_s=period_s)},
+        rate_points,
+        odd,
+    ),
+    st.builds(
+        lambda text, once: {"trace": {"content": text, "once": once}}, st.text("0123456789.,\n#-e"), st.booleans()
+    ),
+    st.builds(
+        lambda kind, *rest: {
+            "fading": dict(
+                zip(("kind", "mean_snr_db", "bandwidth_hz", "coherence_s", "threshold_db"), (kind, *rest), strict=True)
+            )
+        },
+        st.integers(0, 4),
+        *[odd] * 4,
+    ),
+)
+impairments = st.dictionaries(
+    st.sampled_from(["loss_rate", "burst_rate", "bit_error_rate", "jitter_s", "reorder_s", "duplicate_rate"]), odd
+)
+
+
+@settings(max_examples=150)
+@given(model=models, rate_bps=odd, queue_s=odd, wrong=impairments)
+def test_whatever_is_asked_for_is_refused_by_name_or_carried_out(model, rate_bps, queue_s, wrong):
+    for fields in ({"model": model}, {"queue_s": queue_s, "rate_bps": rate_bps}, {"impairments": wrong}):
+        try:
+            there, _ = both(settings=fields)
+        except InvalidInputError as error:
+            assert error.field.startswith("settings.")
+            continue
+        bank = LinkBank(there.settings, 5.0)
+        bank.open(1, 5.0)
+        bank.offer(1, bytes(1_000), 5.0)
+        bank.poll(6.0)
+        state_message(bank, 6.0)
 
 
 @pytest.mark.parametrize(
