@@ -29,6 +29,7 @@ from evaluation.relevance.synonyms import Synonyms
 from shared.errors import InvalidInputError
 from shared.weights import default_path, sha256_of
 from transmitter.relevance import RelevanceExtractor, load_extractor
+from transmitter.relevance.registry import parse_options
 
 RESULT_KEYS: Final = ("mean", "per_category", "images", "dataset", "extractor", "checks")
 """What a result file holds at its top."""
@@ -47,14 +48,18 @@ class Backend:
     device: str = "cpu"
     """Where it computes."""
 
+    options: tuple[str, ...] = ()
+    """What else was chosen, as KEY=VALUE."""
+
     def __call__(self) -> RelevanceExtractor:
         """Loads it.
 
         Raises:
-            InvalidInputError: there is no such extractor or device.
+            InvalidInputError: there is no such extractor, device or option.
             WeightsError: its weights are absent or damaged.
         """
-        return load_extractor(self.name, device=self.device, weights=self.weights)
+        options = parse_options(self.options)
+        return load_extractor(self.name, device=self.device, weights=self.weights, options=options)
 
     def weights_hash(self) -> str | None:
         """SHA-256 of the weights file, in hexadecimal; none where the extractor finds its weights elsewhere."""
@@ -138,7 +143,12 @@ def report_of(dataset: Dataset, rows: list[PhotoRow], identity: dict[str, Any]) 
 
 def identity_of(backend: Backend) -> dict[str, Any]:
     """What of a backend the figures depend on; the device only rounds differently."""
-    return {"name": backend.name, "weights_sha256": backend.weights_hash(), "code_sha256": _code_hash()}
+    return {
+        "name": backend.name,
+        "options": parse_options(backend.options),
+        "weights_sha256": backend.weights_hash(),
+        "code_sha256": _code_hash(),
+    }
 
 
 def _code_hash() -> str:
