@@ -8,7 +8,7 @@ UV = $(shell command -v uv || echo $(BIN)/uv)
 DATA ?= ../shared/data
 export MPLBACKEND := Agg
 
-.PHONY: help setup lock demo test check lint types protos protos-check containers-check images-check quality stuff-pictures pictures bench train clean
+.PHONY: help setup lock demo test slow-test check lint types protos protos-check containers-check images-check quality stuff-pictures pictures bench train clean
 
 help:  ## Lists the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -41,6 +41,9 @@ demo: $(STAMP)  ## Sends three pictures through the three real services; out/dem
 
 test: $(STAMP)  ## The test suite
 	$(BIN)/python -m pytest
+
+slow-test: $(STAMP)  ## Tests of many minutes: MAFT+ learns four photos by heart (needs $(DATA))
+	MMSC_DATA=$(DATA) $(BIN)/python -m pytest -m slow -s
 
 check: lint types protos-check containers-check test  ## Everything that a change must pass
 
