@@ -1,6 +1,7 @@
 """The MAFT+ extractor: any picture, any query, one answer."""
 
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 import pytest
@@ -26,11 +27,15 @@ _CONFIG = replace(SMALL_LARGE, vocab_size=49_408)
 """With CLIP's own vocabulary, so that any query can be asked."""
 
 
-def _extractor(**settings):
+def _fresh(**settings):
     return MaftPlusExtractor(small_model(_CONFIG), Settings(**settings))
 
 
-@pytest.fixture(scope="module")
+_extractor = lru_cache(_fresh)
+"""One for all tests that do not mind what it remembers."""
+
+
+@pytest.fixture
 def extractor():
     return _extractor()
 
@@ -104,9 +109,9 @@ def test_padding_is_cut_off_and_not_stretched_over_the_picture():
 
 
 def test_several_queries_are_answered_as_each_alone_from_one_look(monkeypatch):
-    extractor, photo = _extractor(), _photo()
+    extractor, photo = _fresh(), _photo()
     queries = ("cat", "", "dog, cat", "object")
-    alone = [_extractor()(photo, query) for query in queries]
+    alone = [_fresh()(photo, query) for query in queries]
     looks = []
     look = extractor._network.look
     monkeypatch.setattr(extractor._network, "look", lambda images: looks.append(1) or look(images))
@@ -227,6 +232,7 @@ def test_numbers_that_are_not_finite_are_an_error_and_no_map():
         MaftPlusExtractor(model)(_photo(), "cat")
 
 
-def test_lower_precision_gives_nearly_the_same_map(extractor):
-    found = _extractor(precision="bf16")(_photo(), "cat")
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_lower_precision_gives_nearly_the_same_map(extractor, precision):
+    found = _extractor(precision=precision)(_photo(), "cat")
     assert np.abs(found.map - extractor(_photo(), "cat").map).mean() < 0.1
