@@ -345,6 +345,14 @@ def test_the_empty_query_asks_for_the_main_subject_and_is_always_present(planted
         assert found.map[0, 0] == found.map.max() > 0.9
 
 
+def test_pictures_need_not_be_writable(vit_clip):
+    image = picture()
+    image.flags.writeable = False
+    np.testing.assert_array_equal(
+        extractor_of(vit_clip)(image, "cat").map, extractor_of(vit_clip)(picture(), "cat").map
+    )
+
+
 def test_one_look_serves_all_queries(vit_clip, monkeypatch):
     found = extractor_of(vit_clip)
     looks = []

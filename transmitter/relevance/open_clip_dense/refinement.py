@@ -43,7 +43,7 @@ def to_pixels(coarse: Tensor, image: UInt8Array, *, refine: bool = True) -> Tens
     grown = functional.interpolate(coarse[None], (height, width), mode="bilinear", align_corners=False)
     if not refine:
         return grown[0]
-    guidance = torch.from_numpy(image).to(coarse.device).permute(2, 0, 1)[None].float() / 255
+    guidance = torch.tensor(image, device=coarse.device).permute(2, 0, 1)[None].float() / 255
     cell = max(height / coarse.shape[1], width / coarse.shape[2])
     subsample = max(1, max(height, width) // FILTERED_SIDE)
     edges = _guided(guidance, grown, cell, subsample) - _guided(torch.zeros_like(grown[:, :1]), grown, cell, subsample)
