@@ -24,7 +24,7 @@ _TLS_FAILURES: Final = {
 }
 
 
-class _AddMetadata(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor):  # type: ignore[misc]
+class _AddMetadata(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor):
     """Has something go with every call."""
 
     def __init__(self, metadata: tuple[tuple[str, str], ...]) -> None:

@@ -3,7 +3,7 @@
 from typing import Final, NoReturn
 
 import grpc
-from google.protobuf import any_pb2
+from google.protobuf import any_pb2, duration_pb2
 from google.protobuf.message import DecodeError, Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
@@ -56,13 +56,14 @@ def status_details(error: MmscError) -> bytes:
 
 def _detail(error: MmscError) -> Message | None:
     if isinstance(error, InvalidInputError):
-        request = error_details_pb2.BadRequest()
-        request.field_violations.add(field=error.field, description=error.description)
-        return request  # type: ignore[no-any-return] - google.rpc has no types
+        violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.description)
+        request: Message = error_details_pb2.BadRequest(field_violations=[violation])
+        return request
     if isinstance(error, BusyError):
-        retry = error_details_pb2.RetryInfo()
-        retry.retry_delay.FromNanoseconds(round(error.retry_s * 1e9))
-        return retry  # type: ignore[no-any-return]
+        delay = duration_pb2.Duration()
+        delay.FromNanoseconds(round(error.retry_s * 1e9))
+        retry: Message = error_details_pb2.RetryInfo(retry_delay=delay)
+        return retry
     return None
 
 
