@@ -149,6 +149,7 @@ def write(path: Path, state: Mapping[str, Tensor], config: MaftConfig, notes: Ma
     try:
         safetensors.torch.save_file(own, part, metadata={**notes, **settings})
         _order_metadata(part)
+        part.chmod(0o644)  # the library makes files that nobody else may read
         part.replace(path)
     except (OSError, SafetensorError) as error:
         part.unlink(missing_ok=True)
