@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import open_clip
 import torch
@@ -10,7 +10,8 @@ from torch import Tensor
 
 from shared.errors import InvalidInputError, WeightsError
 from transmitter.relevance.files import fitted, from_hub, only_tensors, read_checkpoint
-from transmitter.relevance.maft_plus.config import BASE, LARGE, MaftConfig, config_of
+from transmitter.relevance.maft_plus.checkpoint import read
+from transmitter.relevance.maft_plus.config import BASE, LARGE, MaftConfig
 from transmitter.relevance.maft_plus.model import MaftPlus
 
 Variant = Literal["large", "base"]
@@ -41,8 +42,8 @@ def start_model(init: str | None, variant: Variant | None) -> MaftPlus:
         variant: which MAFT+; None takes what the file holds, or Large.
 
     Raises:
-        InvalidInputError: there is no such tag, or the file holds another variant.
-        WeightsError: the weights cannot be had, or are damaged or foreign.
+        InvalidInputError: there is no such tag, or a CLIP's file holds another variant.
+        WeightsError: the weights cannot be had, or are damaged or foreign, or a MAFT+ file holds another variant.
     """
     kind: Variant = variant or "large"
     if init == RANDOM:
@@ -51,10 +52,12 @@ def start_model(init: str | None, variant: Variant | None) -> MaftPlus:
         path = _fetched(kind, init or _TAGS[kind])
         return _of_clip(only_tensors(read_checkpoint(path)), path, kind)
     path = Path(init)
-    state = _unwrapped(read_checkpoint(path))
+    content = read_checkpoint(path)
+    inner = next((content[name] for name in ("model", "state_dict") if isinstance(content.get(name), dict)), content)
+    state = only_tensors(inner)
     if any(name.startswith(_HEAD) for name in state):
         return _of_maft(state, path, variant)
-    return _of_clip(state, path, variant)
+    return _of_clip({name.removeprefix("module."): value for name, value in state.items()}, path, variant)
 
 
 def _fetched(variant: Variant, tag: str) -> Path:
@@ -66,12 +69,6 @@ def _fetched(variant: Variant, tag: str) -> Path:
         raise InvalidInputError("init", told)
     repository = str(open_clip.get_pretrained_cfg(name, tag)["hf_hub"]).rstrip("/")
     return from_hub(repository, _HUB_FILES, _ADVICE)
-
-
-def _unwrapped(content: dict[str, Any]) -> dict[str, Tensor]:
-    """The tensors of a checkpoint, which may be under a name of its own, or saved from several processes."""
-    inner = next((content[name] for name in ("model", "state_dict") if isinstance(content.get(name), dict)), content)
-    return {str(name).removeprefix("module."): value for name, value in only_tensors(inner).items()}
 
 
 def _of_clip(state: dict[str, Tensor], path: Path, variant: Variant | None) -> MaftPlus:
@@ -97,15 +94,15 @@ def _with_clip(model: MaftPlus, state: dict[str, Tensor] | None) -> MaftPlus:
 
 
 def _of_maft(state: dict[str, Tensor], path: Path, variant: Variant | None) -> MaftPlus:
-    config = config_of({name: tuple(value.shape) for name, value in state.items()})
-    if variant is not None and config != _CONFIGS[variant]:
-        raise InvalidInputError("variant", f"{path} holds a MAFT+ of other sizes, not {variant}")
-    model = MaftPlus(config, teacher=True)
-    wanted = model.state_dict()
+    found = read(path, variant or "")
+    model = MaftPlus(found.config, teacher=True)
+    own = {name: value for name, value in state.items() if name.startswith(_TEACHER)}
     taught = {
-        _TEACHER + name.removeprefix(_STUDENT): value for name, value in state.items() if name.startswith(_STUDENT)
+        _TEACHER + name.removeprefix(_STUDENT): value
+        for name, value in found.state.items()
+        if name.startswith(_STUDENT)
     }
-    model.load_state_dict(fitted({**taught, **state}, wanted, path, "MAFT+"))
+    model.load_state_dict(fitted({**found.state, **taught, **own}, model.state_dict(), path, "MAFT+"))
     return model
 
 
