@@ -40,6 +40,15 @@ _DEFAULT = ReceiverConfig()
 @click.option(
     "--threads", type=click.IntRange(0), default=_DEFAULT.threads, help="Threads of a reconstruction; 0: one per core."
 )
+@click.option("--store", default=_DEFAULT.store, help="Folder that keeps transmissions over a restart; none: memory.")
+@click.option("--store-bytes", type=click.IntRange(1), default=_DEFAULT.store_bytes, help="Room for them on the disk.")
+@click.option(
+    "--store-age",
+    "store_age_s",
+    type=click.FloatRange(0, min_open=True),
+    default=_DEFAULT.store_age_s,
+    help="Seconds after which a transmission is removed from the disk.",
+)
 @service_options
 def main(*, grace: float, **settings: Any) -> None:
     """Rebuilds pictures from the packets that come through the channel."""

@@ -21,5 +21,14 @@ class ReceiverConfig(ServiceConfig):
     idle_s: float = 60.0
     """Seconds of silence after which a transmission counts as ended, above 0."""
 
+    store: str = ""
+    """Folder that keeps the transmissions over a restart; empty keeps them in memory alone."""
+
+    store_bytes: int = 1024**3
+    """Room on the disk for them, at least 1."""
+
+    store_age_s: float = 7 * 86_400.0
+    """Seconds since its last packet after which a transmission is removed from the disk, above 0."""
+
     threads: int = 0
     """Threads of one reconstruction; 0 means one per core."""
