@@ -98,9 +98,10 @@ clean:  ## Removes what was made, but not .venv
 COMPOSE := $(BIN)/podman-compose --dry-run --file docker-compose.yml
 containers-check: $(STAMP)  ## Dockerfile, compose files, Prometheus configuration and metrics, without building
 	$(BIN)/hadolint deploy/Dockerfile
-	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml docker-compose.gpu.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml docker-compose.gpu.yml docker-compose.tls.yml
 	$(COMPOSE) config >/dev/null
 	$(COMPOSE) --file docker-compose.gpu.yml config >/dev/null
+	$(COMPOSE) --file docker-compose.tls.yml config >/dev/null
 	BIN=$(BIN) deploy/prometheus_check.sh
 
 images-check: $(STAMP)  ## Really builds the images and runs them (root, podman, buildah, debootstrap; minutes)

@@ -14,12 +14,12 @@ SCRIPT = Path(__file__).parent.parent / "deploy/certificates.sh"
 
 
 @cache
-def authority(name: str) -> Path:
-    """A directory with a CA of that name, and certificates of `service` and `client`; the same for each call."""
+def authority(name: str, *of: str) -> Path:
+    """A directory with a CA of that name, and certificates (`service` and `client`); the same for each call."""
     if shutil.which("openssl") is None:
         pytest.fail("the tests of TLS need the openssl program (Debian: apt-get install openssl)")
     directory = Path(mkdtemp(prefix=f"mmsc-{name}-"))
-    subprocess.run([SCRIPT, directory, "service", "client"], check=True)
+    subprocess.run([SCRIPT, directory, *(of or ("service", "client"))], check=True)
     return directory
 
 
