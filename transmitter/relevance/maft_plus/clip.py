@@ -17,7 +17,7 @@ class ClipFeatures(NamedTuple):
     """What the ConvNeXt gives of a batch of pictures; no norm on any tap (FACTS 3)."""
 
     stem: Tensor
-    """(batch, C0, h / 4, w / 4)."""
+    """(batch, C0, h / 4, w / 4); of inference, which has no use for it, an empty one."""
     res2: Tensor
     """(batch, C0, h / 4, w / 4)."""
     res3: Tensor

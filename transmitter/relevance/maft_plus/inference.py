@@ -91,8 +91,11 @@ class MaftInference:
         if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] % SIZE_STEP or images.shape[3] % SIZE_STEP:
             raise InvalidInputError("images", f"not (batch, 3, h, w) in steps of {SIZE_STEP}: {tuple(images.shape)}")
         features = trunk_features(self._clip.visual.trunk, images)
-        masks = self._masks(self._pixels(features))
-        pooled, tokens = self._pool(features.res5, masks), scrambled(features.res5)
+        dense, pixels = features.res5, self._pixels(features)
+        # The finer maps are large, and not needed any more.
+        del features
+        masks = self._masks(pixels)
+        pooled, tokens = self._pool(dense, masks), scrambled(dense)
         batch, rows, columns, channels = tokens.shape
         # One product for both: the head's weights are read once.
         both = torch.cat([pooled, tokens.view(batch, -1, channels)], 1)
@@ -160,7 +163,8 @@ def _attended(module: Any, inputs: tuple[Tensor, Tensor, Tensor], allowed: Tenso
 def _encoder_layer(layer: Any, x: Tensor, tokens: EncoderTokens) -> Tensor:
     attend, query = layer.self_attn, x + tokens.position
     values = linear(attend.value_proj, x).view(*x.shape[:2], attend.heads, -1)
-    read = sample(values, tokens.reference, attend.offsets(query), attend.weights(query), tokens.sizes)
+    offsets, weights = attend.offsets(query, linear), attend.weights(query, linear)
+    read = sample(values, tokens.reference, offsets, weights, tokens.sizes)
     x = layer.norm1(x + linear(attend.output_proj, read))
     y: Tensor = layer.norm2(x + perceptron(layer.linear1, layer.linear2, x, "relu"))
     return y

@@ -18,6 +18,8 @@ Activation = Literal["none", "relu", "gelu"]
 
 _VECTORS_AT_ONCE: Final = 1_200
 
+_QUERIES_AT_ONCE: Final = 1_024
+
 _ONEDNN: Final = hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
@@ -129,11 +131,20 @@ def sample(values: Tensor, reference: Tensor, offsets: Tensor, weights: Tensor, 
     if device.type != "cpu" or torch.is_grad_enabled():
         return sample_levels(values, reference[:, None, None, None] + offsets / extent, weights, sizes)
     # Half a pixel, because a token's middle is its place; one more for the border.
-    place = offsets + (reference[:, None, None, None] * extent + 0.5)
-    place = torch.minimum(place.clamp_min_(0), extent + 1)
-    low = place.floor()
+    places = (reference[:, None, None, None] * extent + 0.5).expand(len(reference), -1, -1, -1, -1)
     table, starts = _bordered(values, sizes)
-    index = _rows(low, starts, sizes, values.shape[2])
+    parts = (torch.split(x, _QUERIES_AT_ONCE, dim) for x, dim in ((places, 0), (offsets, 1), (weights, 1)))
+    read = [
+        _weighted_rows(table, torch.minimum((place + offset).clamp_min_(0), extent + 1), weight, starts, sizes)
+        for place, offset, weight in zip(*parts, strict=True)
+    ]
+    return torch.cat(read, 1)
+
+
+def _weighted_rows(table: Tensor, place: Tensor, weights: Tensor, starts: Sequence[int], sizes: Sizes) -> Tensor:
+    """Sums of the table's rows around places within the borders: (batch, queries, heads * channels)."""
+    low = place.floor()
+    index = _rows(low, starts, sizes, weights.shape[2])
     bags = index.shape[0] * index.shape[1] * index.shape[2]
     shares = _shares(place.sub_(low), weights)
     total = functional.embedding_bag(index.view(bags, -1), table, per_sample_weights=shares.view(bags, -1), mode="sum")

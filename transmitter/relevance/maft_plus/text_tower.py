@@ -122,16 +122,20 @@ def _encode(clip: Any, tree: PromptTree) -> Tensor:
 
 def _attended(layer: Any, x: Tensor, blocks: Sequence[Block]) -> Tensor:
     """What the nodes see, before the output's matrix: (nodes, width)."""
-    heads = layer.attn.num_heads
+    width, heads = x.shape[1], layer.attn.num_heads
     joint = affine(norm(layer.ln_1, x), layer.attn.in_proj_weight, layer.attn.in_proj_bias)
-    q, k, v = (part.view(1, len(x), heads, -1).transpose(1, 2) for part in joint.chunk(3, -1))
-    read = [
-        functional.scaled_dot_product_attention(
-            q[:, :, block.nodes], k[:, :, block.seen], v[:, :, block.seen], attn_mask=block.allowed
-        )
-        for block in blocks
-    ]
+    queries, others = torch.split(joint, [width, 2 * width], -1)
+    read = []
+    for block in blocks:
+        k, v = others[block.seen].chunk(2, -1)
+        q, k, v = (_by_head(part, heads) for part in (queries[block.nodes], k, v))
+        read.append(functional.scaled_dot_product_attention(q, k, v, attn_mask=block.allowed))
     return torch.cat(read, 2)[0].transpose(0, 1).flatten(1)
+
+
+def _by_head(x: Tensor, heads: int) -> Tensor:
+    """(nodes, width) to (1, heads, nodes, channels)."""
+    return x.view(1, len(x), heads, -1).transpose(1, 2)
 
 
 def _after(layer: Any, x: Tensor, attended: Tensor) -> Tensor:

@@ -10,22 +10,22 @@ from transmitter.relevance.maft_plus.kernels import linear, norm, perceptron
 
 
 def trunk_features(trunk: Any, images: Tensor) -> ClipFeatures:
-    """As `ClipBackbone.features`, without stochastic depth.
+    """As `ClipBackbone.features`, without stochastic depth; the stem's map is not kept.
 
     Args:
         trunk: timm's ConvNeXt.
         images: (batch, 3, h, w) normalised RGB, sides multiples of 32.
     """
-    maps = [norm(trunk.stem[1], _convolved(trunk.stem[0], images.permute(0, 2, 3, 1)))]
+    x = norm(trunk.stem[1], _convolved(trunk.stem[0], images.permute(0, 2, 3, 1)))
+    maps = []
     for stage in trunk.stages:
-        x = maps[-1]
         if not isinstance(stage.downsample, nn.Identity):
             before, conv = stage.downsample
             x = _convolved(conv, norm(before, x))
         for block in stage.blocks:
             x = _block(block, x)
         maps.append(x)
-    return ClipFeatures(*(x.permute(0, 3, 1, 2) for x in maps))
+    return ClipFeatures(x.new_empty(0), *(each.permute(0, 3, 1, 2) for each in maps))
 
 
 def projected(visual: Any, vectors: Tensor) -> Tensor:
