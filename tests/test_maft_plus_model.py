@@ -280,6 +280,16 @@ def test_the_short_way_refuses_what_is_not_padded():
             short.look(torch.zeros(shape))
 
 
+def test_the_compiler_takes_the_short_way_as_one_graph():
+    _, images, _ = small_case()
+    short = MaftInference(small_model(), compiled=True)
+    assert short._compiled
+    traced = torch.compile(short._look, backend="eager", fullgraph=True, dynamic=False)
+    with torch.inference_mode():
+        found = traced(images)
+    torch.testing.assert_close(found.masks, MaftInference(small_model()).look(images).masks)
+
+
 def test_less_precision_moves_little():
     _, images, _ = small_case()
     exact, rough = MaftInference(small_model()), MaftInference(small_model(), precision="bf16")

@@ -54,9 +54,14 @@ class MaftInference:
         model: on its device; goes to eval mode and is not to be trained afterwards.
         precision: of the large matrices.
         pool: means of the trunk's last map over masks; `pool_masks` is the original's.
+        compiled: whether torch's compiler joins `look` into few kernels, replayed as a CUDA graph on a GPU. The first
+            batch of every new shape then takes minutes at full size, and on a CPU a C++ compiler. It is one graph,
+            but its speed on a GPU has not been measured; off by default.
     """
 
-    def __init__(self, model: MaftPlus, *, precision: Precision = "fp32", pool: Pool = pool_masks) -> None:
+    def __init__(
+        self, model: MaftPlus, *, precision: Precision = "fp32", pool: Pool = pool_masks, compiled: bool = False
+    ) -> None:
         self.model = model.eval().requires_grad_(requires_grad=False)
         self._pool = pool
         self._pixel: Any = model.sem_seg_head.pixel_decoder
@@ -67,6 +72,10 @@ class MaftInference:
         if precision != "fp32":
             _lower(self._clip.transformer, _DTYPES[precision])
             _lower(self._clip.visual.trunk.stages, _DTYPES[precision])
+        self._run: Callable[[Tensor], Seen] = self._look
+        if compiled:
+            self._run = torch.compile(self._look, mode="reduce-overhead", dynamic=False, fullgraph=True)
+        self._compiled = compiled
 
     @property
     def device(self) -> torch.device:
@@ -90,6 +99,11 @@ class MaftInference:
         """
         if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] % SIZE_STEP or images.shape[3] % SIZE_STEP:
             raise InvalidInputError("images", f"not (batch, 3, h, w) in steps of {SIZE_STEP}: {tuple(images.shape)}")
+        seen = self._run(images)
+        # What a CUDA graph gives is overwritten by its next run.
+        return Seen(*(part.clone() for part in seen)) if self._compiled else seen
+
+    def _look(self, images: Tensor) -> Seen:
         features = trunk_features(self._clip.visual.trunk, images)
         dense, pixels = features.res5, self._pixels(features)
         # The finer maps are large, and not needed any more.
