@@ -1,7 +1,7 @@
 """Dense features of a ConvNeXt CLIP: its visual head at every location of its last stage.
 
 A convolutional CLIP averages its last map over all locations and then normalises and projects that one vector. FC-CLIP
-(arXiv 2308.02487, section 3.3) leaves the average out: every location goes through the same norm and projection, which
+(arXiv 2308.02487) leaves the average out: every location goes through the same norm and projection, which
 puts it in CLIP's joint space; unlike a ViT's, the features stay meaningful at larger sizes than the training's.
 """
 

@@ -23,7 +23,7 @@ from shared.errors import InvalidInputError, WeightsError
 from transmitter.relevance.files import fitted, from_hub, only_tensors, read_checkpoint
 
 DEFAULT_MODEL: Final = "ViT-B-16/openai"
-"""The weights that NACLIP was published and measured with (arXiv 2404.08181, table 1), small and MIT-licensed; other
+"""The weights that NACLIP was published and measured with (arXiv 2404.08181), small and MIT-licensed; other
 weights are not known to work as well with it."""
 
 _ADVICE: Final = (
