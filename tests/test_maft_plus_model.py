@@ -18,6 +18,7 @@ from evaluation.maft_golden.golden import Golden
 from shared.errors import InvalidInputError, WeightsError
 from tests.maft_plus_small import SMALL_BASE, SMALL_LARGE, small_model
 from tests.make_maft_numbers import EXPECTED, SYNONYMS, inputs, numbers_of, sine_model, tensors_of
+from transmitter.relevance.maft_plus import kernels
 from transmitter.relevance.maft_plus.classification import ContentTransfer, class_logits, pool_masks, scrambled
 from transmitter.relevance.maft_plus.config import BASE, LARGE, config_of
 from transmitter.relevance.maft_plus.deformable import reference_points, sample_levels
@@ -317,6 +318,20 @@ def test_points_as_rows_of_a_table_equal_points_read_from_maps(reach):
     extent = torch.tensor([(columns, rows) for rows, columns in sizes], dtype=torch.float32)[:, None]
     expected = sample_levels(values, reference[:, None, None, None] + offsets / extent, weights, sizes)
     torch.testing.assert_close(sample(values, reference, offsets, weights, sizes), expected, atol=2e-5, rtol=1e-4)
+    with torch.enable_grad():
+        assert torch.equal(sample(values, reference, offsets, weights, sizes), expected)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("activation", ["none", "relu", "gelu"])
+def test_linear_layers_are_the_same_with_and_without_onednn(monkeypatch, activation):
+    first, second = torch.nn.Linear(8, 12), torch.nn.Linear(12, 8, bias=False)
+    x = torch.randn(2, 700, 8)
+    fused = kernels.linear(first, x, activation), kernels.perceptron(first, second, x, activation)
+    monkeypatch.setattr(kernels, "_FUSED", frozenset())
+    monkeypatch.setattr(kernels, "_VECTORS_AT_ONCE", 10_000)
+    plain = kernels.linear(first, x, activation), kernels.perceptron(first, second, x, activation)
+    torch.testing.assert_close(fused, plain, atol=1e-5, rtol=1e-5)
 
 
 # ---- prompts ----------------------------------------------------------------

@@ -20,7 +20,17 @@ _VECTORS_AT_ONCE: Final = 1_200
 
 _QUERIES_AT_ONCE: Final = 1_024
 
-_ONEDNN: Final = hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+def _fused_precisions() -> frozenset[torch.dtype]:
+    """What oneDNN's linear layer takes here; it is not a public function, and made for processors with AVX."""
+    made_for = torch.backends.cpu.get_cpu_capability().startswith("AVX")
+    if not made_for or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return frozenset()
+    halves = hasattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported") and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return frozenset({torch.float32, torch.bfloat16} if halves else {torch.float32})
+
+
+_FUSED: Final = _fused_precisions()
 
 
 def linear(layer: nn.Linear, x: Tensor, activation: Activation = "none") -> Tensor:
@@ -40,7 +50,7 @@ def linear(layer: nn.Linear, x: Tensor, activation: Activation = "none") -> Tens
 def affine(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation = "none") -> Tensor:
     """`linear` of bare weights: (out, in) and (out,)."""
     x = x.to(weight.dtype)
-    if _ONEDNN and x.device.type == "cpu" and not torch.is_grad_enabled() and weight.dtype != torch.float16:
+    if x.device.type == "cpu" and weight.dtype in _FUSED and not torch.is_grad_enabled():
         fused: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], "none")
         return fused
     y = functional.linear(x, weight, bias)
