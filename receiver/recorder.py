@@ -9,9 +9,11 @@ is left out and counted: the transmission goes on, and a later reader finds hole
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Final
@@ -45,6 +47,7 @@ class Recorder:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="recorder")
         self._gathered: list[_Step] = []
         self._gathered_bytes = 0
+        self._unwritten = Counter[int]()  # steps of each transmission that are not written yet
         self._writing: asyncio.Future[None] | None = None
         self._recalls: dict[int, asyncio.Future[Assembly | None]] = {}
 
@@ -57,15 +60,17 @@ class Recorder:
         self._hand_over((report.transmission_id, report.to_packet(), True))
 
     def knows(self, transmission_id: int) -> bool:
-        """Whether the disk has something of a transmission."""
-        return self._archive is not None and self._archive.knows(transmission_id)
+        """Whether the disk has something of a transmission, or will when it is read."""
+        if self._archive is None:
+            return False
+        return transmission_id in self._unwritten or self._archive.knows(transmission_id)
 
     def wanted(self, packet: bytes) -> int | None:
         """The transmission that bytes from the channel seem to belong to, if the disk has something of it."""
         if self._archive is None or len(packet) < _ID.stop:
             return None
         number = int.from_bytes(packet[_ID], "big")
-        return number if self._archive.knows(number) else None
+        return number if self.knows(number) else None
 
     async def recall(self, transmission_id: int) -> Assembly | None:
         """Takes a transmission back from the disk; None if there is nothing to be made of."""
@@ -109,6 +114,7 @@ class Recorder:
             self._archive.count_behind()
             return
         self._gathered.append(step)
+        self._unwritten[step[0]] += 1
         self._gathered_bytes += len(step[1])
         if self._writing is None:
             self._submit()
@@ -118,9 +124,10 @@ class Recorder:
             return
         steps, self._gathered, self._gathered_bytes = self._gathered, [], 0
         self._writing = asyncio.get_running_loop().run_in_executor(self._thread, self._write, steps)
-        self._writing.add_done_callback(self._written)
+        self._writing.add_done_callback(partial(self._written, steps))
 
-    def _written(self, done: "asyncio.Future[None]") -> None:
+    def _written(self, steps: Sequence[_Step], done: "asyncio.Future[None]") -> None:
+        self._unwritten -= Counter(number for number, *_ in steps)
         if self._writing is done:
             self._writing = None
             self._submit()
