@@ -51,7 +51,7 @@ _DURATION = _Quantity("duration", parse_duration_s)
 @click.option("--loss-rate", type=float, default=_DEFAULT.link.loss_rate, help="Part of the packets lost, 0 to 1.")
 @click.option("--seed", type=int, default=_DEFAULT.link.seed, help="Seeds the losses.")
 @click.option("--grace", type=_DURATION, default=_DEFAULT.grace_s, help="Time to finish in after SIGTERM.")
-@service_options
+@service_options(_DEFAULT.limits)
 @access_options
 def main(
     *,

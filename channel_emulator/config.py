@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from channel_emulator.settings import MAX_RATE_BPS, LinkSettings
+from shared.limits import RELAYING_RPCS, RpcLimits
 from shared.service import ServiceConfig
 from shared.tls import Access
 
@@ -20,6 +21,9 @@ class ChannelConfig(ServiceConfig):
 
     receiver: str = "127.0.0.1:50053"
     """HOST:PORT of the receiver that packets are relayed to."""
+
+    limits: RpcLimits = field(default_factory=lambda: RpcLimits(RELAYING_RPCS))
+    """RPCs at once and per second."""
 
     access: Access = field(default_factory=Access)
     """What is shown to the receiver."""

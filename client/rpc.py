@@ -8,7 +8,7 @@ import grpc
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from shared.errors import InvalidInputError, MmscError, UnauthenticatedError, UnavailableError
+from shared.errors import BusyError, InvalidInputError, MmscError, UnauthenticatedError, UnavailableError
 from shared.rpc_errors import from_rpc
 from shared.tls import Access
 
@@ -95,7 +95,10 @@ def _meaning(error: grpc.RpcError, peer: str, field: str) -> MmscError:
         return UnavailableError(f"{peer} {_no_connection(details.lower())}")
     trailing = grpc.aio.Metadata(*(tuple(entry) for entry in error.trailing_metadata() or ()))
     # Only the asynchronous API's error is known to the services' common translation.
-    return from_rpc(grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailing, details), peer)
+    meaning = from_rpc(grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailing, details), peer)
+    if isinstance(meaning, BusyError):
+        return BusyError(f"{meaning}; try again in {meaning.retry_s:.1f} s", meaning.retry_s)
+    return meaning
 
 
 def _no_connection(details: str) -> str:

@@ -49,7 +49,7 @@ _DEFAULT = ReceiverConfig()
     default=_DEFAULT.store_age_s,
     help="Seconds after which a transmission is removed from the disk.",
 )
-@service_options
+@service_options(_DEFAULT.limits)
 def main(*, grace: float, **settings: Any) -> None:
     """Rebuilds pictures from the packets that come through the channel."""
     try:

@@ -1,7 +1,8 @@
 """What the receiver is told when it starts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from shared.limits import RELAYING_RPCS, RpcLimits
 from shared.service import ServiceConfig
 
 
@@ -11,6 +12,9 @@ class ReceiverConfig(ServiceConfig):
 
     listen: str = "127.0.0.1:50053"
     """HOST:PORT of the gRPC server; port 0 picks a free one."""
+
+    limits: RpcLimits = field(default_factory=lambda: RpcLimits(RELAYING_RPCS))
+    """RPCs at once and per second."""
 
     max_transmissions: int = 64
     """Transmissions that are remembered, at least 1."""

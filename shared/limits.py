@@ -13,6 +13,10 @@ from shared.errors import BusyError, InvalidInputError
 RETRY_S: Final = 1.0
 """What is told to a caller who found all places taken: nobody knows when one becomes free."""
 
+RELAYING_RPCS: Final = 128
+"""Calls at once of a service behind the transmitter: what that one took in is to find a place here, beside the calls
+that only ask."""
+
 BURST_S: Final = 2.0
 """A peer that was silent may make the calls of this many seconds at once."""
 

@@ -12,23 +12,6 @@ from shared.tls import Access, ServerTls
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 _FILE: Final = click.Path(dir_okay=False, path_type=Path)
-_LIMITS: Final = RpcLimits()
-
-_SERVICE: Final = (
-    click.option("--tls-cert", type=_FILE, help="PEM: the service's certificate and those above it; none: no TLS."),
-    click.option("--tls-key", type=_FILE, help="PEM: its private key."),
-    click.option("--tls-client-ca", type=_FILE, help="PEM: callers must have a certificate of this CA (mutual TLS)."),
-    click.option("--tokens", type=_FILE, help="Tokens of which callers must bring one; a line each: TOKEN [NAME]."),
-    click.option("--max-rpcs", type=click.IntRange(1), default=_LIMITS.total, help="Calls at once."),
-    click.option("--peer-rpcs", type=click.IntRange(0), default=0, help="Calls at once of one peer; 0: no own limit."),
-    click.option(
-        "--peer-rate",
-        type=click.FloatRange(0),
-        default=0.0,
-        help=f"New calls per second of one peer, {BURST_S:g} s of them at once; 0: no limit.",
-    ),
-    click.option("--otlp", default="", metavar="URL", help="http://HOST:PORT of an OTLP collector that gets traces."),
-)
 
 _ACCESS: Final = (
     click.option("--ca", type=_FILE, help="PEM: CAs of the service that is called; none: no TLS."),
@@ -38,20 +21,42 @@ _ACCESS: Final = (
 )
 
 
-def service_options(function: _F) -> _F:
-    """The options of how a service is called; `service_settings` takes them."""
-    return _stacked(_SERVICE, function)
+def service_options(limits: RpcLimits) -> Callable[[_F], _F]:
+    """The options of how a service is called; `service_settings` takes them.
+
+    Args:
+        limits: the service's defaults.
+    """
+    burst = f"New calls per second of one peer, {BURST_S:g} s of them at once; 0: no limit."
+    return _stacked(
+        click.option("--tls-cert", type=_FILE, help="PEM: the service's certificate and those above it; none: no TLS."),
+        click.option("--tls-key", type=_FILE, help="PEM: its private key."),
+        click.option("--tls-client-ca", type=_FILE, help="PEM: callers must have a certificate of it (mutual TLS)."),
+        click.option("--tokens", type=_FILE, help="Tokens of which callers must bring one; a line each: TOKEN [NAME]."),
+        click.option("--max-rpcs", type=click.IntRange(1), default=limits.total, help="Calls at once."),
+        click.option(
+            "--peer-rpcs",
+            type=click.IntRange(0),
+            default=limits.per_peer,
+            help="Calls at once of one peer; 0: no own limit.",
+        ),
+        click.option("--peer-rate", type=click.FloatRange(0), default=limits.per_peer_rate, help=burst),
+        click.option("--otlp", default="", metavar="URL", help="http://HOST:PORT of an OTLP collector, for traces."),
+    )
 
 
 def access_options(function: _F) -> _F:
     """The options of how a service calls the next one; `access_settings` takes them."""
-    return _stacked(_ACCESS, function)
+    return _stacked(*_ACCESS)(function)
 
 
-def _stacked(options: tuple[Callable[[_F], _F], ...], function: _F) -> _F:
-    for option in reversed(options):
-        function = option(function)
-    return function
+def _stacked(*options: Callable[[Any], Any]) -> Callable[[_F], _F]:
+    def decorate(function: _F) -> _F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
 
 
 def service_settings(values: dict[str, Any]) -> dict[str, Any]:

@@ -193,7 +193,9 @@ def test_what_the_transmitter_runs(client):
 
 def test_a_service_that_is_full_says_when_to_come_back(client, script):
     script.error = BusyError("all places are taken", retry_s=2.5)
-    with pytest.raises(BusyError, match=r"transmitter at .*: resource exhausted: all places are taken") as caught:
+    with pytest.raises(
+        BusyError, match=r"transmitter at .*: resource exhausted: all places are taken; try again in 2.5 s"
+    ) as caught:
         client.transmit(PHOTO)
     assert caught.value.retry_s == 2.5
 

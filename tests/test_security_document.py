@@ -30,7 +30,9 @@ RECEIVER = ReceiverConfig()
 @pytest.mark.parametrize(
     ("what", "number"),
     [
-        ("calls at once, per service", f"{RpcLimits().total}"),
+        ("calls at once, transmitter", f"{TransmitterConfig().limits.total}"),
+        ("calls at once, channel and receiver", f"{ChannelConfig().limits.total}"),
+        ("calls at once, channel and receiver", f"{RECEIVER.limits.total}"),
         ("new calls per second, per peer", f"no limit; bursts of {BURST_S:g} s"),
         ("health calls at once", f"{HEALTH_RPCS}"),
         ("upload, encoded", f"{MAX_UPLOAD_BYTES // MIB} MiB, within {UPLOAD_TIMEOUT_S:g} s"),

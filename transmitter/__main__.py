@@ -78,7 +78,7 @@ def _weights_options(function: _F) -> _F:
 @click.option("--jobs", type=click.IntRange(1), default=_DEFAULTS.jobs, help="Pictures worked on at once.")
 @click.option("--grace", default=_DEFAULTS.grace_s, help="Seconds that RPCs may take to end after SIGTERM.")
 @click.option("--stall-timeout", default=_DEFAULTS.stall_timeout_s, help="Seconds without progress.")
-@service_options
+@service_options(_DEFAULTS.limits)
 @access_options
 def main(options: tuple[str, ...], grace: float, stall_timeout: float, **settings: Any) -> None:
     """Computes relevance, allocates the budget, encodes patches and streams them through the channel."""
