@@ -22,7 +22,7 @@ from transmitter.relevance.maft_plus.config import LEVELS, SIZE_STEP
 from transmitter.relevance.maft_plus.kernels import attention, linear, perceptron, sample
 from transmitter.relevance.maft_plus.mask_decoder import Memory, blocked_places, masks_of, resize
 from transmitter.relevance.maft_plus.model import MaftPlus
-from transmitter.relevance.maft_plus.pixel_decoder import EncoderTokens, PixelFeatures
+from transmitter.relevance.maft_plus.pixel_decoder import EncoderTokens, PixelFeatures, level_maps
 from transmitter.relevance.maft_plus.text_tower import encode_prompts
 from transmitter.relevance.maft_plus.trunk import projected, trunk_features
 
@@ -139,8 +139,15 @@ class MaftInference:
         x = tokens.source
         for layer in self._pixel.transformer.encoder.layers:
             x = _encoder_layer(layer, x, tokens)
-        pixels: PixelFeatures = self._pixel.join(x, tokens.sizes, features.res2)
-        return pixels
+        coarse, middle, fine = level_maps(x, tokens.sizes)
+        return PixelFeatures((coarse, middle, fine), self._pixel.mask_features(self._joined(fine, features.res2)))
+
+    def _joined(self, fine: Tensor, res2: Tensor) -> Tensor:
+        """As `PixelDecoder.joined`, in place where it can be: at stride 4 every map is large."""
+        lateral = self._pixel.adapter_1(res2)
+        lateral += resize(fine, res2.shape[2:])
+        joined: Tensor = self._pixel.layer_1(lateral)
+        return joined.relu_()
 
     def _masks(self, pixels: PixelFeatures) -> Tensor:
         """The final mask logits."""
@@ -175,13 +182,17 @@ def _attended(module: Any, inputs: tuple[Tensor, Tensor, Tensor], allowed: Tenso
 
 
 def _encoder_layer(layer: Any, x: Tensor, tokens: EncoderTokens) -> Tensor:
-    attend, query = layer.self_attn, x + tokens.position
+    x = layer.norm1(x + _sampled(layer.self_attn, x, tokens))
+    y: Tensor = layer.norm2(x + perceptron(layer.linear1, layer.linear2, x, "relu"))
+    return y
+
+
+def _sampled(attend: Any, x: Tensor, tokens: EncoderTokens) -> Tensor:
+    query = x + tokens.position
     values = linear(attend.value_proj, x).view(*x.shape[:2], attend.heads, -1)
     offsets, weights = attend.offsets(query, linear), attend.weights(query, linear)
     read = sample(values, tokens.reference, offsets, weights, tokens.sizes)
-    x = layer.norm1(x + linear(attend.output_proj, read))
-    y: Tensor = layer.norm2(x + perceptron(layer.linear1, layer.linear2, x, "relu"))
-    return y
+    return linear(attend.output_proj, read)
 
 
 def _lower(module: nn.Module, dtype: torch.dtype) -> None:
