@@ -62,17 +62,18 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activatio
 def perceptron(first: nn.Linear, second: nn.Linear, x: Tensor, activation: Activation) -> Tensor:
     """Two linear layers with an activation between: (..., in) to (..., out), of x's precision.
 
-    A processor takes many vectors a few at a time, so that what is between the layers, the largest tensor of all, is
-    never there as a whole.
+    What is between the layers is the largest tensor of all, and never there as a whole (see `few_at_once`).
     """
     flat = x.reshape(-1, x.shape[-1])
-    if x.device.type != "cpu" or len(flat) <= _VECTORS_AT_ONCE:
-        return linear(second, linear(first, x, activation)).to(x.dtype)
-    y = torch.empty(len(flat), second.out_features, dtype=x.dtype, device=x.device)
-    for start in range(0, len(flat), _VECTORS_AT_ONCE):
-        few = slice(start, start + _VECTORS_AT_ONCE)
-        y[few] = linear(second, linear(first, flat[few], activation))
-    return y.view(*x.shape[:-1], -1)
+    y = [linear(second, linear(first, flat[few], activation)).to(x.dtype) for few in few_at_once(flat)]
+    return (y[0] if len(y) == 1 else torch.cat(y)).view(*x.shape[:-1], -1)
+
+
+def few_at_once(vectors: Tensor) -> list[slice]:
+    """Rows of (count, channels) that are worked on together: on a processor few, elsewhere all."""
+    count = len(vectors)
+    step = _VECTORS_AT_ONCE if vectors.device.type == "cpu" else count
+    return [slice(start, min(start + step, count)) for start in range(0, count, step)]
 
 
 def norm(layer: nn.LayerNorm, x: Tensor) -> Tensor:

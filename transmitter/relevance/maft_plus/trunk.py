@@ -2,11 +2,10 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from transmitter.relevance.maft_plus.clip import ClipFeatures
-from transmitter.relevance.maft_plus.kernels import linear, norm, perceptron
+from transmitter.relevance.maft_plus.kernels import few_at_once, linear, norm, perceptron
 
 
 def trunk_features(trunk: Any, images: Tensor) -> ClipFeatures:
@@ -22,8 +21,9 @@ def trunk_features(trunk: Any, images: Tensor) -> ClipFeatures:
         if not isinstance(stage.downsample, nn.Identity):
             before, conv = stage.downsample
             x = _convolved(conv, norm(before, x))
+        x = x.contiguous()
         for block in stage.blocks:
-            x = _block(block, x)
+            _block(block, x)
         maps.append(x)
     return ClipFeatures(x.new_empty(0), *(each.permute(0, 3, 1, 2) for each in maps))
 
@@ -36,11 +36,13 @@ def projected(visual: Any, vectors: Tensor) -> Tensor:
     return y.to(vectors.dtype)
 
 
-def _block(block: Any, x: Tensor) -> Tensor:
-    """(batch, rows, columns, channels) to the same."""
-    y = norm(block.norm, _convolved(block.conv_dw, x))
-    y = perceptron(block.mlp.fc1, block.mlp.fc2, y, "gelu")
-    return torch.addcmul(x, y, block.gamma)
+def _block(block: Any, x: Tensor) -> None:
+    """Adds to (batch, rows, columns, channels) what a block makes of it."""
+    spread = _convolved(block.conv_dw, x).reshape(-1, x.shape[-1])
+    total = x.view(-1, x.shape[-1])
+    for few in few_at_once(total):
+        added = perceptron(block.mlp.fc1, block.mlp.fc2, norm(block.norm, spread[few]), "gelu")
+        total[few].addcmul_(added, block.gamma)
 
 
 def _convolved(conv: nn.Conv2d, x: Tensor) -> Tensor:
