@@ -8,7 +8,7 @@ UV = $(shell command -v uv || echo $(BIN)/uv)
 DATA ?= ../shared/data
 export MPLBACKEND := Agg
 
-.PHONY: help setup lock demo test check lint types protos protos-check containers-check images-check quality stuff-pictures pictures bench train clean
+.PHONY: help setup lock demo test slow-test check lint types protos protos-check containers-check images-check quality stuff-pictures pictures bench train clean
 
 help:  ## Lists the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -42,6 +42,9 @@ demo: $(STAMP)  ## Sends three pictures through the three real services; out/dem
 test: $(STAMP)  ## The test suite
 	$(BIN)/python -m pytest
 
+slow-test: $(STAMP)  ## Tests of many minutes: MAFT+ learns four photos by heart (needs $(DATA))
+	MMSC_DATA=$(DATA) $(BIN)/python -m pytest -m slow -s
+
 check: lint types protos-check containers-check test  ## Everything that a change must pass
 
 lint: $(STAMP)  ## ruff: rules and format
@@ -72,9 +75,9 @@ stuff-pictures: $(STAMP)  ## Which stuff ("sky", "grass") is found in 20 develop
 pictures: $(STAMP)  ## Relevance maps of the libraries' sample photos, as the README shows them; docs/relevance.jpg
 	$(BIN)/python -m evaluation.pictures --out docs/relevance.jpg
 
-BENCHES := allocation channel compute end-to-end entropy relevance
+BENCHES := allocation channel compute end-to-end entropy link relevance
 bench: $(BENCHES:%=bench-%)  ## All short benchmarks; out/bench/
-bench-%: $(STAMP)  ## One benchmark: allocation, channel, compute, end-to-end, entropy or relevance
+bench-%: $(STAMP)  ## One benchmark: one of the above, or maft (MAFT+ at full size with random weights; minutes)
 	$(BIN)/python -m evaluation.bench.$(subst -,_,$*)
 
 train: $(STAMP)  ## Trains all weights anew (hours; needs $(DATA)); models/
@@ -95,9 +98,10 @@ clean:  ## Removes what was made, but not .venv
 COMPOSE := $(BIN)/podman-compose --dry-run --file docker-compose.yml
 containers-check: $(STAMP)  ## Dockerfile, compose files, Prometheus configuration and metrics, without building
 	$(BIN)/hadolint deploy/Dockerfile
-	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml docker-compose.gpu.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml docker-compose.gpu.yml docker-compose.tls.yml
 	$(COMPOSE) config >/dev/null
 	$(COMPOSE) --file docker-compose.gpu.yml config >/dev/null
+	$(COMPOSE) --file docker-compose.tls.yml config >/dev/null
 	BIN=$(BIN) deploy/prometheus_check.sh
 
 images-check: $(STAMP)  ## Really builds the images and runs them (root, podman, buildah, debootstrap; minutes)

@@ -10,8 +10,10 @@ from channel_emulator.config import ChannelConfig
 from channel_emulator.server import channel_service
 from channel_emulator.settings import LinkSettings
 from shared.errors import InvalidInputError
+from shared.options import access_options, access_settings, service_options, service_settings
 from shared.service import LINK_OPTIONS, running, serve_until_signal
 from shared.telemetry import new_registry
+from shared.tracing import tracer_for
 from shared.units import parse_duration_s, parse_rate_bps
 
 _DEFAULT = ChannelConfig()
@@ -49,6 +51,8 @@ _DURATION = _Quantity("duration", parse_duration_s)
 @click.option("--loss-rate", type=float, default=_DEFAULT.link.loss_rate, help="Part of the packets lost, 0 to 1.")
 @click.option("--seed", type=int, default=_DEFAULT.link.seed, help="Seeds the losses.")
 @click.option("--grace", type=_DURATION, default=_DEFAULT.grace_s, help="Time to finish in after SIGTERM.")
+@service_options(_DEFAULT.limits)
+@access_options
 def main(
     *,
     listen: str,
@@ -60,6 +64,7 @@ def main(
     loss_rate: float,
     seed: int,
     grace: float,
+    **settings: Any,
 ) -> None:
     """Emulates a thin link between a transmitter and the receiver.
 
@@ -67,14 +72,16 @@ def main(
     """
     try:
         link = LinkSettings(rate, propagation, queue_bytes, loss_rate, seed)
-        asyncio.run(_serve(ChannelConfig(listen, metrics_listen, grace, receiver=receiver, link=link)))
+        common = {**service_settings(settings), "access": access_settings(settings)}
+        asyncio.run(_serve(ChannelConfig(listen, metrics_listen, grace, receiver=receiver, link=link, **common)))
     except InvalidInputError as error:
         raise click.UsageError(str(error)) from error
 
 
 async def _serve(config: ChannelConfig) -> None:
     registry = new_registry("channel")
-    context = running(config, registry, channel_service(config), LINK_OPTIONS)
+    tracer = tracer_for("channel", config.otlp)
+    context = running(config, registry, channel_service(config), LINK_OPTIONS, tracer)
     await serve_until_signal(context, "channel")
 
 

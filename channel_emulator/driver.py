@@ -2,10 +2,12 @@
 
 import asyncio
 import math
+from collections import deque
 from collections.abc import Iterable
 from typing import Final
 
-from channel_emulator.link import Link, StreamAccount
+from channel_emulator.bank import LinkBank
+from channel_emulator.link import StreamAccount
 from channel_emulator.settings import LinkSettings
 
 TICK_S: Final = 0.001
@@ -15,34 +17,41 @@ TICK_S: Final = 0.001
 class LinkPort:
     """What came out of the link for one stream."""
 
-    def __init__(self, stream: int, account: StreamAccount) -> None:
+    def __init__(self, stream: int, account: StreamAccount, arrived: asyncio.Event | None = None) -> None:
         self.stream = stream
         self.account = account
         """Credit, bytes departed and bytes queued, as of the last event."""
-        self.packets: list[bytes] = []
+        self.packets: deque[bytes] = deque()
         """What came out and was not fetched yet, in order."""
         self.packets_bytes = 0
         self.ended = False
         """Whether the end of the stream came out."""
-        self.arrived = asyncio.Event()
+        self.arrived = arrived or asyncio.Event()
         """Set when packets or the end came out."""
         self.changed = asyncio.Event()
-        """Set when the account changed."""
+        """Set when the account changed or the end came out."""
 
     def deliver(self, packet: bytes | None) -> None:
         """Takes what came out; None is the end."""
         if packet is None:
             self.ended = True
+            self.changed.set()
         else:
             self.packets.append(packet)
             self.packets_bytes += len(packet)
         self.arrived.set()
 
-    def fetch(self) -> list[bytes]:
-        """Removes and returns the packets that came out."""
-        packets, self.packets, self.packets_bytes = self.packets, [], 0
-        self.arrived.clear()
-        return packets
+    def fetch(self, limit_bytes: float = math.inf) -> list[bytes]:
+        """Removes and returns packets that came out, up to a number of bytes, but one packet at least."""
+        fetched: list[bytes] = []
+        size = 0
+        while self.packets and (not fetched or size + len(self.packets[0]) <= limit_bytes):
+            fetched.append(self.packets.popleft())
+            size += len(fetched[-1])
+        self.packets_bytes -= size
+        if not self.packets:
+            self.arrived.clear()
+        return fetched
 
     def update(self, account: StreamAccount) -> None:
         """Takes the stream's account as it now stands."""
@@ -52,15 +61,15 @@ class LinkPort:
 
 
 class LinkDriver:
-    """Owns the link and the timer that wakes for its next event.
+    """Owns one direction of the channel and the timer that wakes for its next event.
 
     The timer may be late by as much as the loop is: departures follow the link's own virtual clock. Belongs to
     the event loop in which it was made.
     """
 
-    def __init__(self, settings: LinkSettings) -> None:
-        self.link = Link(settings)
+    def __init__(self, settings: LinkSettings, name: str = "forward") -> None:
         self._loop = asyncio.get_running_loop()
+        self.link = LinkBank(settings, self._loop.time(), name)
         self._ports: dict[int, LinkPort] = {}
         self._opened = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -70,20 +79,27 @@ class LinkDriver:
         """The emulator's monotonic clock, in seconds."""
         return self._loop.time()
 
-    def open(self) -> LinkPort:
-        """Adds a stream."""
+    def open(self, arrived: asyncio.Event | None = None) -> LinkPort:
+        """Adds a stream.
+
+        Args:
+            arrived: set when something comes out, in place of an event of the port's own.
+        """
         self._opened += 1
-        self.link.open(self._opened)
-        port = self._ports[self._opened] = LinkPort(self._opened, self.link.account(self._opened))
+        self.link.open(self._opened, self.now_s())
+        port = self._ports[self._opened] = LinkPort(self._opened, self.link.account(self._opened), arrived)
         return port
 
     def offer(self, port: LinkPort, packets: Iterable[bytes]) -> None:
         """Hands over packets; what exceeds the queue is dropped."""
         now = self.now_s()
-        for packet in packets:
-            self.link.offer(port.stream, packet, now)
-        port.update(self.link.account(port.stream))
-        self._arm()
+        self.link.offer_all(port.stream, packets, now)
+        # A link so fast that all of it has departed meanwhile need not wait for the timer.
+        if self.link.all_departs_by(self.now_s()):
+            self._run()
+        else:
+            port.update(self.link.account(port.stream))
+            self._arm()
 
     def finish(self, port: LinkPort) -> None:
         """Ends a stream after what was handed over so far."""
@@ -96,9 +112,9 @@ class LinkDriver:
         self.link.close(port.stream, self.now_s())
         self._arm()
 
-    def configure(self, settings: LinkSettings, *, restart_random: bool) -> None:
-        """Changes the settings from now on."""
-        self.link.configure(settings, self.now_s(), restart_random=restart_random)
+    def configure(self, settings: LinkSettings, *, restart_random: bool, restart_rate: bool) -> None:
+        """Changes the settings from now on; see Link."""
+        self.link.configure(settings, self.now_s(), restart_random=restart_random, restart_rate=restart_rate)
         self._run()
 
     def stop(self) -> None:

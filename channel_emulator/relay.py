@@ -1,20 +1,19 @@
 """One relayed stream: from the sender through the link to the receiver, and the reports back.
 
 ```
-sender ──► take_in ──► link ──► forward ──► receiver
-sender ◄── responses ◄── propagation ◄── collect ◄──┘
+sender ──► take_in ──► forward link ──► forward ──► receiver
+sender ◄── responses ◄── backward link ◄── collect ◄──┘
 ```
 """
 
 import asyncio
 import contextlib
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 from typing import Final, TypeAlias
 
 import grpc
 
-from channel_emulator.delay import DelayLine
 from channel_emulator.driver import LinkDriver
 from shared.errors import InvalidInputError, UnavailableError
 from shared.rpc_errors import from_rpc
@@ -23,7 +22,7 @@ from shared.stubs.mmsc.v1 import channel_pb2, receiver_pb2
 CREDIT_INTERVAL_S: Final = 0.005
 """Least time between two messages that only tell the credit."""
 
-MESSAGE_BYTES: Final = 65_536
+MESSAGE_BYTES: Final = 262_144
 """Packets that are due together share a message of about this size: a message costs, not its bytes."""
 
 BACKLOG_BYTES: Final = 16 * 1024 * 1024
@@ -35,11 +34,11 @@ ReceiveCall: TypeAlias = grpc.aio.StreamStreamCall[receiver_pb2.ReceiveRequest, 
 class Relay:
     """One stream between a sender and the receiver."""
 
-    def __init__(self, driver: LinkDriver, call: ReceiveCall) -> None:
-        self._driver, self._call = driver, call
-        self._port = driver.open()
-        self._reports: DelayLine[bytes] = DelayLine()
-        self._answered = False
+    def __init__(self, forward: LinkDriver, backward: LinkDriver, call: ReceiveCall) -> None:
+        self._forward_link, self._backward_link, self._call = forward, backward, call
+        self._port = forward.open()
+        # Reports wake the same loop as the account.
+        self._reports = backward.open(self._port.changed)
         self._failure: BaseException | None = None
         self._told: tuple[int, int] | None = None
         self._told_s = -math.inf
@@ -63,7 +62,8 @@ class Relay:
                 else:
                     yield response
         finally:
-            self._driver.close(self._port)
+            self._forward_link.close(self._port)
+            self._backward_link.close(self._reports)
             self._call.cancel()
             for task in tasks:
                 task.cancel()
@@ -83,25 +83,23 @@ class Relay:
         async for request in requests:
             if not all(request.packets):
                 raise InvalidInputError("packets", "a packet is empty")
-            self._driver.offer(self._port, request.packets)
-        self._driver.finish(self._port)
+            self._forward_link.offer(self._port, request.packets)
+        self._forward_link.finish(self._port)
 
     async def _forward(self) -> None:
         # A call that is over refuses to be written to; why it is over, the reading side tells.
         with contextlib.suppress(asyncio.InvalidStateError):
             while not (self._port.ended and not self._port.packets):
                 await self._port.arrived.wait()
-                for message in _messages(self._port.fetch()):
-                    await self._call.write(message)
+                # No more at a time than is written: what waits for a slow receiver stays in sight.
+                while packets := self._port.fetch(MESSAGE_BYTES):
+                    await self._call.write(receiver_pb2.ReceiveRequest(packets=packets))
             await self._call.done_writing()
 
     async def _collect(self) -> None:
         async for response in self._call:
-            due_s = self._driver.now_s() + self._driver.link.settings.propagation_s
-            for packet in response.packets:
-                self._reports.put(packet, due_s)
-            self._port.changed.set()
-        self._answered = True
+            self._backward_link.offer(self._reports, filter(None, response.packets))
+        self._backward_link.finish(self._reports)
 
     def _over(self) -> bool:
         """Whether all has been said; raises what went wrong."""
@@ -111,7 +109,7 @@ class Relay:
             raise self._failure
         if self._port.packets_bytes > BACKLOG_BYTES:
             raise UnavailableError("receiver: does not read what the link delivers")
-        return self._answered and self._reports.next_due_s == math.inf and not self._news()
+        return self._reports.ended and not self._reports.packets and not self._news()
 
     def _news(self) -> bool:
         account = self._port.account
@@ -119,33 +117,26 @@ class Relay:
 
     def _response(self) -> channel_pb2.RelayResponse | None:
         """What the sender is to be told now, if anything."""
-        now, account = self._driver.now_s(), self._port.account
-        packets = [packet for _, packet in self._reports.take(now)]
-        hasty = now < self._told_s + CREDIT_INTERVAL_S and account.queued_bytes > 0
-        if not packets and (hasty or not self._news()):
+        if not self._reports.packets and not (self._news() and self._forward_link.now_s() >= self._tell_s()):
             return None
-        self._told, self._told_s = (account.credit_bytes, account.departed_bytes), now
+        account = self._port.account
+        self._told, self._told_s = (account.credit_bytes, account.departed_bytes), self._forward_link.now_s()
         return channel_pb2.RelayResponse(
-            packets=packets, credit_bytes=account.credit_bytes, departed_bytes=account.departed_bytes
+            packets=self._reports.fetch(), credit_bytes=account.credit_bytes, departed_bytes=account.departed_bytes
         )
 
+    def _tell_s(self) -> float:
+        """When the account may be told: seldom while the sender has something to go on with, else at once."""
+        account = self._port.account
+        handed_bytes = account.departed_bytes + account.queued_bytes
+        told_bytes = self._told[0] if self._told else 0
+        ample = told_bytes - handed_bytes > self._forward_link.link.settings.queue_bytes // 2
+        waits = account.queued_bytes or (ample and not self._port.ended)
+        return self._told_s + CREDIT_INTERVAL_S if waits else -math.inf
+
     async def _wait(self) -> None:
-        """Until something changes, a report falls due, or the credit may be told again."""
-        until_s = min(self._reports.next_due_s, self._told_s + CREDIT_INTERVAL_S if self._news() else math.inf)
+        """Until something changes, or the account may be told."""
+        until_s = self._tell_s() if self._news() else math.inf
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(until_s if until_s < math.inf else None):
                 await self._port.changed.wait()
-
-
-def _messages(packets: list[bytes]) -> Iterator[receiver_pb2.ReceiveRequest]:
-    """Packs packets into messages of about MESSAGE_BYTES, never splitting one."""
-    batch: list[bytes] = []
-    size = 0
-    for packet in packets:
-        if batch and size + len(packet) > MESSAGE_BYTES:
-            yield receiver_pb2.ReceiveRequest(packets=batch)
-            batch, size = [], 0
-        batch.append(packet)
-        size += len(packet)
-    if batch:
-        yield receiver_pb2.ReceiveRequest(packets=batch)

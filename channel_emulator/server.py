@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import replace
 from typing import Any, TypeAlias
 
 import grpc
@@ -11,10 +10,11 @@ from prometheus_client import CollectorRegistry
 
 from channel_emulator.config import ChannelConfig
 from channel_emulator.driver import LinkDriver
+from channel_emulator.messages import changes, state_message
 from channel_emulator.metrics import LinkCollector
 from channel_emulator.relay import Relay
-from channel_emulator.settings import LinkSettings
-from shared.errors import InvalidInputError, UnavailableError
+from shared.connections import Connection
+from shared.errors import UnavailableError
 from shared.service import LINK_OPTIONS, Register
 from shared.stubs.mmsc.v1 import channel_pb2, channel_pb2_grpc, receiver_pb2_grpc
 
@@ -35,25 +35,28 @@ def channel_service(config: ChannelConfig) -> Register:
 
     @asynccontextmanager
     async def register(server: grpc.aio.Server, registry: CollectorRegistry) -> AsyncIterator[Sequence[str]]:
-        driver = LinkDriver(config.link)
-        registry.register(LinkCollector(driver.link))
+        forward, backward = LinkDriver(config.link), LinkDriver(config.backward, "backward")
+        registry.register(LinkCollector(forward.link, backward.link))
         options = (*LINK_OPTIONS, *_RECONNECT_OPTIONS)
-        async with grpc.aio.insecure_channel(config.receiver, options=options) as channel:
-            servicer = ChannelServicer(driver, channel, config.connect_timeout_s)
+        async with Connection(config.receiver, config.access, options) as receiver:
+            servicer = ChannelServicer(forward, backward, receiver, config.connect_timeout_s)
             channel_pb2_grpc.add_ChannelServiceServicer_to_server(servicer, server)
             yield (SERVICE_NAME,)
-        driver.stop()
+        forward.stop()
+        backward.stop()
 
     return register
 
 
 class ChannelServicer(channel_pb2_grpc.ChannelServiceServicer):
-    """Relays streams through one link, and lets it be read and set."""
+    """Relays streams over the link, and lets it be read and set."""
 
-    def __init__(self, driver: LinkDriver, receiver: grpc.aio.Channel, connect_timeout_s: float) -> None:
-        self._driver = driver
+    def __init__(
+        self, forward: LinkDriver, backward: LinkDriver, receiver: Connection, connect_timeout_s: float
+    ) -> None:
+        self._forward, self._backward = forward, backward
         self._receiver = receiver
-        self._stub = receiver_pb2_grpc.ReceiverServiceStub(receiver)
+        self._stub = receiver_pb2_grpc.ReceiverServiceStub(receiver.channel)
         self._connect_timeout_s = connect_timeout_s
 
     async def Relay(
@@ -62,8 +65,8 @@ class ChannelServicer(channel_pb2_grpc.ChannelServiceServicer):
         """Relays one stream; see the proto for how it ends."""
         await self._connected()
         # A receiver that hangs holds the stream only as long as the sender's own deadline.
-        call = self._stub.Receive(timeout=context.time_remaining())
-        async with aclosing(Relay(self._driver, call).responses(request_iterator)) as responses:
+        call = self._stub.Receive(timeout=context.time_remaining(), metadata=self._receiver.metadata())
+        async with aclosing(Relay(self._forward, self._backward, call).responses(request_iterator)) as responses:
             async for response in responses:
                 yield response
 
@@ -81,47 +84,20 @@ class ChannelServicer(channel_pb2_grpc.ChannelServiceServicer):
         context: _Context,  # noqa: ARG002
     ) -> channel_pb2.SetLinkResponse:
         """Changes settings, all or none."""
-        changes = {field.name: value for field, value in request.settings.ListFields()}
-        settings = changed(self._driver.link.settings, changes)
-        self._driver.configure(settings, restart_random="seed" in changes)
+        both = changes(self._forward.link.settings, self._backward.link.settings, request)
+        for driver, change in zip((self._forward, self._backward), both, strict=True):
+            driver.configure(change.settings, restart_random=change.restart_random, restart_rate=change.restart_rate)
         return channel_pb2.SetLinkResponse(link=self._state())
 
     async def _connected(self) -> None:
         try:
             async with asyncio.timeout(self._connect_timeout_s):
-                await self._receiver.channel_ready()
+                await self._receiver.channel.channel_ready()
         except TimeoutError as error:
             raise UnavailableError(f"receiver: no connection within {self._connect_timeout_s:g} s") from error
 
     def _state(self) -> channel_pb2.LinkState:
-        link, now = self._driver.link, self._driver.now_s()
-        busy_s, counters, settings = link.busy_s(now), link.counters, link.settings
-        return channel_pb2.LinkState(
-            settings=channel_pb2.LinkSettings(
-                rate_bps=settings.rate_bps,
-                propagation_s=settings.propagation_s,
-                queue_bytes=settings.queue_bytes,
-                loss_rate=settings.loss_rate,
-                seed=settings.seed,
-            ),
-            now_s=now,
-            queued_bytes=counters.queued_bytes,
-            accepted_bytes=counters.accepted_bytes,
-            delivered_bytes=counters.delivered_bytes,
-            overflow_bytes=counters.overflow_bytes,
-            lost_bytes=counters.lost_bytes,
-            streams=link.streams,
-            busy_s=busy_s,
-        )
-
-
-def changed(settings: LinkSettings, changes: dict[str, Any]) -> LinkSettings:
-    """The settings with some replaced.
-
-    Raises:
-        InvalidInputError: a value is out of range; the error names it as `settings.NAME`.
-    """
-    try:
-        return replace(settings, **changes)
-    except InvalidInputError as error:
-        raise InvalidInputError(f"settings.{error.field}", error.description) from error
+        now = self._forward.now_s()
+        state = state_message(self._forward.link, now)
+        state.backward.CopyFrom(state_message(self._backward.link, now))
+        return state

@@ -15,8 +15,6 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, Final, TypeAlias
 
-import grpc
-
 from client.requests import (
     DEFAULT_PERCENT_OF_RAW,
     Budget,
@@ -27,7 +25,7 @@ from client.requests import (
     checked_image,
     clean_text,
 )
-from client.rpc import calling
+from client.rpc import calling, connect
 from shared.errors import StreamError
 from shared.service import MAX_PICTURE_MESSAGE_BYTES
 from shared.stubs.mmsc.v1 import (
@@ -38,8 +36,9 @@ from shared.stubs.mmsc.v1 import (
     transmitter_pb2,
     transmitter_pb2_grpc,
 )
+from shared.tls import Access
 
-__all__ = ["Budget", "Client", "Link", "Options", "Reconstruction", "Transmission"]
+__all__ = ["Access", "Budget", "Client", "Link", "Options", "Reconstruction", "Transmission"]
 
 DEFAULT_TRANSMITTER: Final = "127.0.0.1:50051"
 """Where `mmsc up` runs the transmitter."""
@@ -63,6 +62,10 @@ class Client:
         channel: HOST:PORT of the channel emulator.
         receiver: HOST:PORT of the receiver.
         timeout_s: deadline of each call in seconds, where the call is not given its own.
+        access: certificates and token, where the services want them.
+
+    Raises:
+        InvalidInputError: a file of `access` cannot be used, or its token would cross a network in the clear.
     """
 
     def __init__(
@@ -71,13 +74,13 @@ class Client:
         channel: str = DEFAULT_CHANNEL,
         receiver: str = DEFAULT_RECEIVER,
         timeout_s: float = 60.0,
+        access: Access | None = None,
     ) -> None:
         self._timeout_s = timeout_s
         addresses = {"transmitter": transmitter, "channel": channel, "receiver": receiver}
         self._peers = {name: f"{name} at {address}" for name, address in addresses.items()}
-        self._connections = {
-            name: grpc.insecure_channel(address, options=_OPTIONS) for name, address in addresses.items()
-        }
+        access = access or Access()
+        self._connections = {name: connect(address, access, _OPTIONS) for name, address in addresses.items()}
         self._transmitter = transmitter_pb2_grpc.TransmitterServiceStub(self._connections["transmitter"])
         self._channel = channel_pb2_grpc.ChannelServiceStub(self._connections["channel"])
         self._receiver = receiver_pb2_grpc.ReceiverServiceStub(self._connections["receiver"])
@@ -120,6 +123,8 @@ class Client:
 
         Raises:
             InvalidInputError: the picture, the budget or an option cannot be used; `field` names it.
+            UnauthenticatedError: the transmitter wants a token, or another one.
+            BusyError: one of its limits is reached; the error says when to try again.
             UnavailableError: a service on the path does not answer.
             DeadlineError: the deadline passed first.
             StreamError: the transmitter ended without a summary.
@@ -218,6 +223,20 @@ class Client:
             UnavailableError, DeadlineError: as in `transmit`.
         """
         fields: dict[str, Any] = {name: value for name, value in vars(link).items() if value is not None}
-        request = channel_pb2.SetLinkRequest(settings=channel_pb2.LinkSettings(**fields))
+        return self.change_link(channel_pb2.SetLinkRequest(settings=channel_pb2.LinkSettings(**fields)))
+
+    def change_link(self, request: channel_pb2.SetLinkRequest) -> channel_pb2.LinkState:
+        """Changes anything about the link while it runs: rate models, impairments, both directions.
+
+        Args:
+            request: the new settings; what is left out keeps its value.
+
+        Returns:
+            The settings and counters after the change.
+
+        Raises:
+            InvalidInputError: a value is outside its range.
+            UnavailableError, DeadlineError: as in `transmit`.
+        """
         with calling(self._peers["channel"]):
             return self._channel.SetLink(request, timeout=self._timeout_s).link

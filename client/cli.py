@@ -14,7 +14,7 @@ from typing import Final, NoReturn
 import click
 
 from client.lazy import LazyGroup
-from shared.errors import InvalidInputError, MmscError
+from shared.errors import InvalidInputError, MmscError, UnauthenticatedError
 
 _OK, _FAILED, _BAD_INPUT, _INTERRUPTED, _TERMINATED = 0, 1, 2, 130, 143
 
@@ -26,6 +26,7 @@ _COMMANDS: Final = {
     "demo": "Sends three sample photos at two link rates and compares with AVIF.",
     "up": "Runs the three services on this machine until Ctrl-C.",
     "channel": "Shows or changes the emulated link.",
+    "weights": "Lists, fetches, converts and verifies weights of relevance extractors.",
     "evaluate": "Measures relevance or whole transmissions on an annotated dataset.",
 }
 
@@ -70,7 +71,8 @@ def _explained(error: BaseException) -> int:
     if isinstance(error, click.ClickException):
         return _say(error.format_message(), _BAD_INPUT)
     if isinstance(error, MmscError):
-        return _say(str(error), _BAD_INPUT if isinstance(error, InvalidInputError) else _FAILED)
+        at_fault = isinstance(error, InvalidInputError | UnauthenticatedError)
+        return _say(str(error), _BAD_INPUT if at_fault else _FAILED)
     if isinstance(error, (click.exceptions.Abort, KeyboardInterrupt)):
         return _say("interrupted", _INTERRUPTED)
     if os.environ.get("MMSC_TRACEBACK"):

@@ -1,6 +1,7 @@
 """What several commands take: units, addresses, the link's options."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -72,6 +73,22 @@ def address_option(service: str) -> Callable[[_F], _F]:
         metavar="HOST:PORT",
         callback=checked_address,
         show_default=True,
+    )
+
+
+def access_options() -> Callable[[_F], _F]:
+    """What services that want certificates or tokens are shown; `access_of` takes them."""
+    file = click.Path(dir_okay=False, path_type=Path)
+
+    def option(flag: str, text: str) -> Callable[[_F], _F]:
+        name = flag.removeprefix("--").replace("-", "_")
+        return click.option(flag, type=file, envvar=f"MMSC_{name.upper()}", metavar="FILE", help=text)
+
+    return stacked(
+        option("--ca", "PEM: CAs of the services; without it there is no TLS."),
+        option("--cert", "PEM: your own certificate, for mutual TLS."),
+        option("--key", "PEM: its private key."),
+        option("--token-file", "Its first token goes with every call."),
     )
 
 

@@ -121,8 +121,20 @@ def to_json(run: Run) -> dict[str, Any]:
 
 
 def plain(message: Message) -> dict[str, Any]:
-    """A message of plain fields as a dictionary, numbers as numbers (protobuf's JSON writes some as text)."""
-    return {field.name: getattr(message, field.name) for field in message.DESCRIPTOR.fields}
+    """A message as a dictionary, numbers as numbers (protobuf's JSON writes some as text).
+
+    Messages in it are dictionaries too, and absent unless they are set; repeated fields are lists.
+    """
+    values: dict[str, Any] = {}
+    for field in message.DESCRIPTOR.fields:
+        value = getattr(message, field.name)
+        if field.is_repeated:
+            values[field.name] = [plain(item) if isinstance(item, Message) else item for item in value]
+        elif not isinstance(value, Message):
+            values[field.name] = value
+        elif message.HasField(field.name):
+            values[field.name] = plain(value)
+    return values
 
 
 def write_pictures(run: Run, directory: Path) -> dict[str, str]:

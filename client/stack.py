@@ -8,7 +8,7 @@ transmitter ──packets──► channel emulator ──packets──► recei
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Final
@@ -17,6 +17,7 @@ from client.api import Client
 from client.child import Child, OnLine
 from client.requests import Link
 from shared.errors import InvalidInputError
+from shared.tls import Access
 
 _ANY_PORT: Final = "127.0.0.1:0"
 
@@ -36,6 +37,12 @@ class StackConfig:
 
     link: Link = field(default_factory=Link)
     """The link at the start; what is None is left to the emulator."""
+
+    arguments: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Further arguments of a service's command line, by its name: certificates, tokens, limits."""
+
+    access: Access = field(default_factory=Access)
+    """What a client of these services shows them."""
 
     start_timeout_s: float = 120.0
     """Seconds until all three must be ready; importing torch takes most of them on a busy machine."""
@@ -79,7 +86,7 @@ class LocalStack:
 
     def client(self, timeout_s: float = 60.0) -> Client:
         """A client of these services; the caller closes it."""
-        return Client(self.transmitter, self.channel, self.receiver, timeout_s)
+        return Client(self.transmitter, self.channel, self.receiver, timeout_s, self._config.access)
 
     @property
     def pids(self) -> dict[str, int]:
@@ -124,7 +131,7 @@ class LocalStack:
         )
 
     def _run(self, name: str, module: str, arguments: Sequence[str]) -> None:
-        arguments = (*arguments, "--metrics-listen", "")
+        arguments = (*arguments, "--metrics-listen", "", *self._config.arguments.get(name, ()))
         self._children.append(Child(name, module, arguments, ended=self._ended, on_line=self._on_line))
 
 

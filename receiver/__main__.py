@@ -7,6 +7,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import asyncio
 import sys
+from typing import Any
 
 import click
 
@@ -14,6 +15,7 @@ from receiver.codecs import load_receivers
 from receiver.config import ReceiverConfig
 from receiver.server import receiver_service
 from shared.errors import MmscError
+from shared.options import service_options, service_settings
 from shared.service import serve_until_signal
 
 _DEFAULT = ReceiverConfig()
@@ -38,19 +40,20 @@ _DEFAULT = ReceiverConfig()
 @click.option(
     "--threads", type=click.IntRange(0), default=_DEFAULT.threads, help="Threads of a reconstruction; 0: one per core."
 )
-def main(
-    *, listen: str, metrics_listen: str, grace: float, max_transmissions: int, max_stored_bytes: int, threads: int
-) -> None:
+@click.option("--store", default=_DEFAULT.store, help="Folder that keeps transmissions over a restart; none: memory.")
+@click.option("--store-bytes", type=click.IntRange(1), default=_DEFAULT.store_bytes, help="Room for them on the disk.")
+@click.option(
+    "--store-age",
+    "store_age_s",
+    type=click.FloatRange(0, min_open=True),
+    default=_DEFAULT.store_age_s,
+    help="Seconds after which a transmission is removed from the disk.",
+)
+@service_options(_DEFAULT.limits)
+def main(*, grace: float, **settings: Any) -> None:
     """Rebuilds pictures from the packets that come through the channel."""
-    config = ReceiverConfig(
-        listen=listen,
-        metrics_listen=metrics_listen,
-        grace_s=grace,
-        max_transmissions=max_transmissions,
-        max_stored_bytes=max_stored_bytes,
-        threads=threads,
-    )
     try:
+        config = ReceiverConfig(grace_s=grace, **service_settings(settings), **settings)
         service = receiver_service(config, load_receivers())
         asyncio.run(serve_until_signal(service, "receiver"))
     except MmscError as error:

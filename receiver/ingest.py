@@ -1,7 +1,9 @@
 """What one stream of packets brings: sorts packets to their transmissions, and tells which of them ended."""
 
+from collections.abc import Callable
 from typing import Final
 
+from receiver.assembly import Arrival
 from receiver.metrics import ReceiverMetrics
 from receiver.store import Entry, Store
 from shared.errors import PacketError, StreamError, UnavailableError
@@ -18,10 +20,13 @@ class StreamIngest:
     Args:
         store: where the transmissions are; shared by all streams.
         metrics: counts every packet.
+        keep: told the transmission and the bytes of every packet that brought something new.
     """
 
-    def __init__(self, store: Store, metrics: ReceiverMetrics) -> None:
-        self._store, self._metrics = store, metrics
+    def __init__(
+        self, store: Store, metrics: ReceiverMetrics, keep: Callable[[int, bytes], None] = lambda *_: None
+    ) -> None:
+        self._store, self._metrics, self._keep = store, metrics, keep
         self._open: dict[int, Entry] = {}
         self._complete: set[int] = set()
 
@@ -62,11 +67,14 @@ class StreamIngest:
         except UnavailableError:
             return None, "refused"
         try:
-            return entry, self._accept(entry, packet, now)
+            arrival = self._accept(entry, packet, now)
         except (PacketError, StreamError):
             return None, "foreign"
         finally:
             self._store.settle(entry)
+        if arrival is Arrival.ACCEPTED:
+            self._keep(packet.transmission_id, data)
+        return entry, arrival.value
 
     def _entry(self, packet: Packet, now: float) -> Entry:
         number = packet.transmission_id
@@ -77,11 +85,11 @@ class StreamIngest:
             self._open[number] = entry
         return entry
 
-    def _accept(self, entry: Entry, packet: Packet, now: float) -> str:
+    def _accept(self, entry: Entry, packet: Packet, now: float) -> Arrival:
         before = entry.assembly.levels_received, entry.assembly.content_bytes
         arrival = entry.assembly.accept(packet, now)
         self._metrics.count_patches(entry.assembly, *before)
-        return arrival.value
+        return arrival
 
     def _completed(self, entry: Entry) -> Entry | None:
         number = entry.assembly.transmission_id

@@ -5,6 +5,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from receiver.archive import EVICTIONS, FAILURES
 from receiver.assembly import Assembly
 from receiver.store import Entry
 from shared.codec.registry import ALL_LEVELS, CODECS
@@ -38,6 +39,11 @@ class ReceiverMetrics:
         self._stages = histogram("stage_seconds", "Duration of a stage of a reconstruction.", "stage")
         self._span = histogram("first_to_last_byte_seconds", "From a transmission's first packet to its last.")
         self._stored = Gauge("mmsc_receiver_stored_bytes", "Memory of all transmissions held.", registry=registry)
+        self._disk = Gauge("mmsc_receiver_store_bytes", "Room that the journals take on the disk.", registry=registry)
+        self._files = Gauge("mmsc_receiver_store_files", "Journals on the disk.", registry=registry)
+        self._waiting = Gauge("mmsc_receiver_store_waiting_bytes", "What the disk refused.", registry=registry)
+        self._failures = counter("store_failures_total", "What the disk did not take or give, by why.", "outcome")
+        self._evictions = counter("store_evictions_total", "Journals that were removed, by why.", "outcome")
         self._show_zeros()
 
     def _show_zeros(self) -> None:
@@ -48,6 +54,10 @@ class ReceiverMetrics:
             self._transmissions.labels(ended.name.lower())
         for stage in _STAGES:
             self._stages.labels(stage)
+        for failure in FAILURES:
+            self._failures.labels(failure)
+        for eviction in EVICTIONS:
+            self._evictions.labels(eviction)
         for codec in CODECS.values():
             self._patches.labels(codec.name, str(SKIPPED), "skipped")
             for level in range(SKIPPED + 1, codec.levels):
@@ -97,6 +107,20 @@ class ReceiverMetrics:
     def observe_stage(self, stage: str, elapsed_s: float) -> None:
         """Records the duration of "decode", "restore" or "png"."""
         self._stages.labels(stage).observe(elapsed_s)
+
+    def store_failed(self, outcome: str) -> None:
+        """Counts something that the disk did not take or give; `outcome` is one of FAILURES."""
+        self._failures.labels(outcome).inc()
+
+    def store_evicted(self, outcome: str) -> None:
+        """Counts a journal that was removed; `outcome` is one of EVICTIONS."""
+        self._evictions.labels(outcome).inc()
+
+    def show_disk(self, stored_bytes: int, files: int, waiting_bytes: int) -> None:
+        """Sets the gauges of the disk."""
+        self._disk.set(stored_bytes)
+        self._files.set(files)
+        self._waiting.set(waiting_bytes)
 
     def show_stored(self, stored_bytes: int) -> None:
         """Sets the memory gauge."""

@@ -3,8 +3,9 @@
 
 ```
 Receive ─► StreamIngest ─► Store of assemblies ─► PictureMaker (threads) ─► report packets
-                               ▲
-Get / Watch / List ────────────┘
+                               ▲     │  ▲
+Get / Watch / List ────────────┘     ▼  │ what is not in memory any more
+                                   Recorder (a thread, the disk)
 ```
 """
 
@@ -20,16 +21,19 @@ import grpc
 import torch
 from prometheus_client import CollectorRegistry
 
+from receiver.archive import Limits
 from receiver.config import ReceiverConfig
 from receiver.contract import ReceiverCodecs
 from receiver.ingest import MAX_OPEN, StreamIngest
 from receiver.metrics import ReceiverMetrics
 from receiver.pictures import PictureMaker
+from receiver.recorder import Recorder, open_archive
 from receiver.store import Entry, Picture, Store
-from shared.errors import InvalidInputError, NotFoundError
+from shared.errors import InvalidInputError, NotFoundError, UnavailableError
 from shared.service import LINK_OPTIONS, MAX_PICTURE_MESSAGE_BYTES, running
 from shared.stubs.mmsc.v1 import common_pb2, receiver_pb2, receiver_pb2_grpc
 from shared.telemetry import new_registry
+from shared.tracing import Tracer, span, tracer_for
 
 _Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
@@ -46,18 +50,26 @@ class ReceiverServicer(receiver_pb2_grpc.ReceiverServiceServicer):
     Args:
         store: the transmissions.
         maker: makes their pictures.
+        recorder: keeps them over a restart.
         metrics: counts.
         clock: gives seconds, monotonic.
     """
 
-    def __init__(self, store: Store, maker: PictureMaker, metrics: ReceiverMetrics, clock: Callable[[], float]) -> None:
-        self._store, self._maker, self._metrics, self._clock = store, maker, metrics, clock
+    def __init__(
+        self,
+        store: Store,
+        maker: PictureMaker,
+        recorder: Recorder,
+        metrics: ReceiverMetrics,
+        clock: Callable[[], float],
+    ) -> None:
+        self._store, self._maker, self._recorder, self._metrics, self._clock = store, maker, recorder, metrics, clock
         self._changed = asyncio.Event()
 
     async def Receive(self, request_iterator: Any, context: _Context) -> AsyncIterator[receiver_pb2.ReceiveResponse]:
         """Takes packets and answers with reports, each when its transmission has ended."""
         reports: asyncio.Queue[bytes | None] = asyncio.Queue()
-        ingest = StreamIngest(self._store, self._metrics)
+        ingest = StreamIngest(self._store, self._metrics, self._recorder.take)
         reader = asyncio.create_task(self._read(request_iterator, ingest, reports))
         try:
             while (report := await reports.get()) is not None:
@@ -65,14 +77,15 @@ class ReceiverServicer(receiver_pb2_grpc.ReceiverServiceServicer):
             await reader
         finally:
             reader.cancel()
-            ingest.end()
+            for entry in ingest.end():
+                self._recorder.end(entry.assembly.report(0.0))
             self._announce()
 
     async def GetReconstruction(
         self, request: receiver_pb2.GetReconstructionRequest, context: _Context
     ) -> receiver_pb2.GetReconstructionResponse:
         """The picture of what has arrived."""
-        entry = self._find(request.transmission_id)
+        entry = await self._find(request.transmission_id)
         reconstruction = await self._reconstruction(entry, with_map=request.return_level_map)
         return receiver_pb2.GetReconstructionResponse(reconstruction=reconstruction)
 
@@ -83,7 +96,7 @@ class ReceiverServicer(receiver_pb2_grpc.ReceiverServiceServicer):
         interval_s = request.interval_s or _DEFAULT_INTERVAL_S
         if not (math.isfinite(interval_s) and interval_s > 0):
             raise InvalidInputError("interval_s", f"{interval_s} is no number of seconds above 0")
-        entry = self._find(request.transmission_id)
+        entry = await self._find(request.transmission_id)
         ended = False
         while not ended:
             ended, version = entry.ended, entry.assembly.version
@@ -109,7 +122,23 @@ class ReceiverServicer(receiver_pb2_grpc.ReceiverServiceServicer):
             await asyncio.sleep(_SWEEP_S)
             for entry in self._store.expire(self._clock()):
                 self._metrics.count_end(entry)
+                self._recorder.end(entry.assembly.report(0.0))
                 self._announce()
+
+    async def take_back(self, count: int, most_bytes: int) -> None:
+        """Takes what came last before a restart back into memory; the rest is read when it is asked for.
+
+        Args:
+            count: how many transmissions at most.
+            most_bytes: memory beyond which no further ones are taken.
+        """
+        for number in self._recorder.newest(count):
+            if self._store.stored_bytes > most_bytes:
+                break
+            assembly = await self._recorder.recall(number)
+            if assembly is not None:
+                self._store.adopt(assembly, assembly.last_s)
+        self._announce()
 
     # ---- receiving -----------------------------------------------------------------------------
 
@@ -120,10 +149,11 @@ class ReceiverServicer(receiver_pb2_grpc.ReceiverServiceServicer):
         slots = asyncio.Semaphore(MAX_OPEN)
         try:
             async with asyncio.TaskGroup() as group:
-                async for request in requests:
-                    async for complete in self._take(request.packets, ingest):
-                        await slots.acquire()
-                        group.create_task(self._report(complete, reports, slots))
+                with span("assembling"):
+                    async for request in requests:
+                        async for complete in self._take(request.packets, ingest):
+                            await slots.acquire()
+                            group.create_task(self._report(complete, reports, slots))
                 for entry in ingest.end():
                     group.create_task(self._report(entry, reports, slots))
                 self._announce()
@@ -132,6 +162,10 @@ class ReceiverServicer(receiver_pb2_grpc.ReceiverServiceServicer):
 
     async def _take(self, packets: Sequence[bytes], ingest: StreamIngest) -> AsyncIterator[Entry]:
         for number, data in enumerate(packets, 1):
+            known = self._recorder.wanted(data)
+            if known is not None and self._store.get(known) is None:
+                with suppress(UnavailableError):  # the packet is refused and counted for the same reason
+                    await self._recall(known)
             entry = ingest.take(data, self._clock())
             if entry is not None:
                 yield entry
@@ -141,7 +175,12 @@ class ReceiverServicer(receiver_pb2_grpc.ReceiverServiceServicer):
 
     async def _report(self, entry: Entry, reports: asyncio.Queue[Any], slots: asyncio.Semaphore) -> None:
         # The transmitter need not wait for the PNG, which only a viewer of the picture wants.
-        reconstruct_s = await self._maker.reconstruct_s(entry)
+        with span("reconstructing", transmission=f"{entry.assembly.transmission_id:08x}") as traced:
+            try:
+                reconstruct_s = await self._maker.reconstruct_s(entry)
+            finally:
+                self._recorder.end(entry.assembly.report(0.0))
+            traced.set(outcome=entry.assembly.outcome.name, received_bytes=entry.assembly.received_bytes)
         slots.release()
         self._announce()
         reports.put_nowait(entry.assembly.report(reconstruct_s).to_packet())
@@ -158,10 +197,17 @@ class ReceiverServicer(receiver_pb2_grpc.ReceiverServiceServicer):
         while not condition():
             await self._changed.wait()
 
-    def _find(self, transmission_id: str) -> Entry:
+    async def _recall(self, number: int) -> Entry | None:
+        assembly = await self._recorder.recall(number)
+        return None if assembly is None else self._store.adopt(assembly, self._clock())
+
+    async def _find(self, transmission_id: str) -> Entry:
         if not _ID.fullmatch(transmission_id):
             raise InvalidInputError("transmission_id", f"{transmission_id[:40]!r} is not 8 hexadecimal digits")
-        entry = self._store.get(int(transmission_id, 16))
+        number = int(transmission_id, 16)
+        entry = self._store.get(number)
+        if entry is None and self._recorder.knows(number):
+            entry = await self._recall(number)
         if entry is None:
             raise NotFoundError(f"transmission {transmission_id} is unknown or forgotten")
         return entry
@@ -203,6 +249,7 @@ def receiver_service(
     codecs: ReceiverCodecs,
     clock: Callable[[], float] = time.monotonic,
     registry: CollectorRegistry | None = None,
+    tracer: Tracer | None = None,
 ) -> AbstractAsyncContextManager[str]:
     """Runs the receiver while the context lasts.
 
@@ -211,10 +258,15 @@ def receiver_service(
         codecs: decode patches and paint pictures; theirs are the only numbers and weights that headers may name.
         clock: gives seconds, monotonic.
         registry: where the metrics go; a new one if None.
+        tracer: where the traces go; if None, where `config` and the environment say, if they do.
 
     Returns:
         A context that yields the HOST:PORT of the service, which is warm when it is entered.
+
+    Raises:
+        InvalidInputError: traces are asked for and cannot be made, or the folder of the store cannot be used.
     """
+    tracer = tracer or tracer_for("receiver", config.otlp)
 
     @asynccontextmanager
     async def register(server: grpc.aio.Server, registry: CollectorRegistry) -> AsyncIterator[Sequence[str]]:
@@ -224,13 +276,19 @@ def receiver_service(
         metrics = ReceiverMetrics(registry)
         store = Store(config.max_transmissions, config.max_stored_bytes, config.idle_s, codecs)
         maker = PictureMaker(store, metrics, clock)
-        servicer = ReceiverServicer(store, maker, metrics, clock)
+        limits = Limits(config.store_bytes, config.store_age_s)
+        archive = open_archive(config.store, limits, metrics, now_s=clock(), epoch_s=time.time())
+        recorder = Recorder(archive, codecs, clock)
+        servicer = ReceiverServicer(store, maker, recorder, metrics, clock)
+        await servicer.take_back(config.max_transmissions, config.max_stored_bytes // 2)
         receiver_pb2_grpc.add_ReceiverServiceServicer_to_server(servicer, server)
-        sweeper = asyncio.create_task(servicer.sweep())
+        tasks = [asyncio.create_task(work) for work in (servicer.sweep(), recorder.run())]
         try:
             yield (receiver_pb2.DESCRIPTOR.services_by_name["ReceiverService"].full_name,)
         finally:
-            sweeper.cancel()
+            for task in tasks:
+                task.cancel()
             await maker.close()
+            await recorder.close()
 
-    return running(config, registry or new_registry("receiver"), register, _OPTIONS)
+    return running(config, registry or new_registry("receiver"), register, _OPTIONS, tracer)

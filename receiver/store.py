@@ -96,6 +96,25 @@ class Store:
         entry.last_s = now
         return entry
 
+    def adopt(self, assembly: Assembly, now: float) -> Entry:
+        """Takes a transmission in that was taken back from the disk; one that is there already stays as it is.
+
+        Args:
+            assembly: ended.
+            now: seconds of the clock of the packets.
+
+        Raises:
+            UnavailableError: the store is full of transmissions that are still received.
+        """
+        known = self._entries.get(assembly.transmission_id)
+        if known is not None:
+            return known
+        if not self._make_room(self._max_transmissions - 1, self._max_bytes - assembly.stored_bytes, keep=None):
+            raise UnavailableError("the receiver is full")
+        entry = self._entries[assembly.transmission_id] = Entry(assembly, now, counted=assembly.outcome)
+        self.settle(entry)
+        return entry
+
     def settle(self, entry: Entry) -> None:
         """Sums up again what a transmission takes; to be called after each change of it."""
         if self._entries.get(entry.assembly.transmission_id) is not entry:

@@ -8,6 +8,8 @@ MmscError
 ├── PacketError            bytes from the channel that are no packet of ours (dropped, counted)
 ├── StreamError            a transmission that cannot be decoded (header lost, forged or foreign)
 ├── WeightsError           a weights file that is absent, foreign or damaged
+├── UnauthenticatedError   the caller did not prove that it may call
+├── BusyError              more than a limit allows; worth another try later
 ├── UnavailableError       a service on the path does not answer
 └── DeadlineError          the deadline passed before the work was done
 ```
@@ -53,6 +55,23 @@ class StreamError(MmscError):
 
 class WeightsError(MmscError):
     """A weights file that is absent, of another kind, or damaged."""
+
+
+class UnauthenticatedError(MmscError):
+    """The caller brought no token, or one that is not known."""
+
+
+class BusyError(MmscError):
+    """The call would exceed a limit at this moment; the same call may succeed later.
+
+    Args:
+        message: which limit, in words for a person.
+        retry_s: seconds after which another try makes sense, above 0.
+    """
+
+    def __init__(self, message: str, retry_s: float) -> None:
+        super().__init__(message)
+        self.retry_s = retry_s
 
 
 class UnavailableError(MmscError):

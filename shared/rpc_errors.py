@@ -1,18 +1,21 @@
 """Turns the errors of `shared.errors` into gRPC statuses, and statuses into one line for a person."""
 
-from typing import NoReturn
+from typing import Final, NoReturn
 
 import grpc
-from google.protobuf import any_pb2
+from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import DecodeError, Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from shared.errors import (
+    BusyError,
     DeadlineError,
     InvalidInputError,
     MmscError,
     NotFoundError,
     PacketError,
     StreamError,
+    UnauthenticatedError,
     UnavailableError,
     WeightsError,
 )
@@ -23,11 +26,14 @@ _CODES: tuple[tuple[type[MmscError], grpc.StatusCode], ...] = (
     (PacketError, grpc.StatusCode.DATA_LOSS),
     (StreamError, grpc.StatusCode.DATA_LOSS),
     (WeightsError, grpc.StatusCode.FAILED_PRECONDITION),
+    (UnauthenticatedError, grpc.StatusCode.UNAUTHENTICATED),
+    (BusyError, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (UnavailableError, grpc.StatusCode.UNAVAILABLE),
     (DeadlineError, grpc.StatusCode.DEADLINE_EXCEEDED),
 )
 
-_DETAILS_KEY = "grpc-status-details-bin"
+DETAILS_KEY: Final = "grpc-status-details-bin"
+"""The trailing metadata that holds a google.rpc.Status."""
 
 
 def status_code(error: MmscError) -> grpc.StatusCode:
@@ -36,22 +42,34 @@ def status_code(error: MmscError) -> grpc.StatusCode:
 
 
 def status_details(error: MmscError) -> bytes:
-    """A serialised google.rpc.Status; for bad input it holds a BadRequest that names the field."""
+    """A serialised google.rpc.Status: for bad input a BadRequest names the field, for a limit RetryInfo the delay."""
     code: int = getattr(code_pb2, status_code(error).name)
     status = status_pb2.Status(code=code, message=str(error))
-    if isinstance(error, InvalidInputError):
-        request = error_details_pb2.BadRequest()
-        request.field_violations.add(field=error.field, description=error.description)
+    detail = _detail(error)
+    if detail is not None:
         packed = any_pb2.Any()
-        packed.Pack(request)
+        packed.Pack(detail)
         status.details.append(packed)
     serialized: bytes = status.SerializeToString()
     return serialized
 
 
+def _detail(error: MmscError) -> Message | None:
+    if isinstance(error, InvalidInputError):
+        violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.description)
+        request: Message = error_details_pb2.BadRequest(field_violations=[violation])
+        return request
+    if isinstance(error, BusyError):
+        delay = duration_pb2.Duration()
+        delay.FromNanoseconds(round(error.retry_s * 1e9))
+        retry: Message = error_details_pb2.RetryInfo(retry_delay=delay)
+        return retry
+    return None
+
+
 async def abort(context: grpc.aio.ServicerContext, error: MmscError) -> NoReturn:  # type: ignore[type-arg]
     """Ends an RPC with the status of an error."""
-    metadata = ((_DETAILS_KEY, status_details(error)),)
+    metadata = ((DETAILS_KEY, status_details(error)),)
     await context.abort(status_code(error), str(error), trailing_metadata=metadata)
     raise AssertionError("abort returned")  # pragma: no cover - context.abort always raises
 
@@ -67,8 +85,26 @@ def explain(error: grpc.RpcError) -> str:
 def from_rpc(error: grpc.aio.AioRpcError, peer: str) -> MmscError:
     """The error that a failed call to another service means to the caller's own callers."""
     message = f"{peer}: {explain(error)}"
+    retry_s = retry_after_s(error)
+    if error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED and retry_s is not None:
+        return BusyError(message, retry_s)
     if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
         return DeadlineError(message)
     if error.code() == grpc.StatusCode.DATA_LOSS:
         return StreamError(message)
     return UnavailableError(message)
+
+
+def retry_after_s(error: grpc.aio.AioRpcError) -> float | None:
+    """Seconds after which the other side would have the call tried again; None where it does not say."""
+    details = dict(error.trailing_metadata() or ()).get(DETAILS_KEY)
+    if not isinstance(details, bytes):
+        return None
+    retry = error_details_pb2.RetryInfo()
+    try:
+        packed = status_pb2.Status.FromString(details).details
+        if any(detail.Unpack(retry) for detail in packed):
+            return float(retry.retry_delay.ToNanoseconds() / 1e9)
+    except DecodeError:  # only a broken server sends such details
+        pass
+    return None

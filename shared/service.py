@@ -1,10 +1,11 @@
 """The life of a service process: listen, be healthy, drain at SIGTERM.
 
 ```
-python -m receiver ──► serve() ── health, reflection, metrics, RPC boundary
+python -m receiver ──► running() ── TLS, health, reflection, metrics, RPC boundary
                           │
                           ├── prints one JSON line when it is ready
-                          └── SIGTERM / SIGINT: NOT_SERVING ─► drain for grace_s ─► exit 0
+                          └── SIGTERM / SIGINT: NOT_SERVING ─► new calls refused ─► running ones end, within grace_s
+                                                                                                 └─► exit 0
 ```
 """
 
@@ -14,17 +15,25 @@ import json
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
-from typing import Any
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry
 
+from shared.auth import TokenCheck, read_tokens
+from shared.boundary import RpcBoundary
 from shared.errors import InvalidInputError
-from shared.telemetry import RpcBoundary, serve_metrics
+from shared.gate import Gate
+from shared.limits import RpcLimits
+from shared.net import is_loopback
+from shared.telemetry import serve_metrics
+from shared.tls import ServerTls
+from shared.tracing import Tracer
 
 # Without these a sender runs megabytes ahead of a slow reader, and a throttled hop goes unnoticed.
 LINK_OPTIONS: tuple[tuple[str, int], ...] = (
@@ -38,6 +47,12 @@ MAX_UPLOAD_BYTES = 32 * 1024 * 1024
 
 MAX_PICTURE_MESSAGE_BYTES = 64 * 1024 * 1024
 """Largest message that holds a lossless picture of 16 megapixels."""
+
+# A peer that vanished without a word gives its places back after these 80 s instead of two hours.
+_KEEPALIVE_OPTIONS: Final = (("grpc.keepalive_time_ms", 60_000), ("grpc.keepalive_timeout_ms", 20_000))
+
+_FAREWELL_S: Final = 0.5
+"""Seconds in which the last answers leave when the calls have ended; only who watches the health takes them all."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +68,17 @@ class ServiceConfig:
     grace_s: float = 5.0
     """Seconds that running RPCs may take to end after SIGTERM."""
 
-    max_concurrent_rpcs: int = 64
-    """RPCs at once; the excess is refused with RESOURCE_EXHAUSTED."""
+    tls: ServerTls = field(default_factory=ServerTls)
+    """The service's certificate, and whose certificates callers must have."""
+
+    tokens: Path | None = None
+    """File of the tokens that callers may bring, see `shared.auth`; None asks for none."""
+
+    limits: RpcLimits = field(default_factory=RpcLimits)
+    """RPCs at once and per second; the excess is refused with RESOURCE_EXHAUSTED."""
+
+    otlp: str = ""
+    """http://HOST:PORT of an OTLP collector for traces; empty: as OTEL_EXPORTER_OTLP_ENDPOINT says, if it does."""
 
 
 Register = Callable[[grpc.aio.Server, CollectorRegistry], AbstractAsyncContextManager[Sequence[str]]]
@@ -67,6 +91,7 @@ async def running(
     registry: CollectorRegistry,
     register: Register,
     options: Sequence[tuple[str, int]] = (),
+    tracer: Tracer | None = None,
 ) -> AsyncIterator[str]:
     """Runs a service while the context lasts, and drains it at the end.
 
@@ -75,25 +100,26 @@ async def running(
         registry: holds the service's metrics.
         register: adds the servicers.
         options: further gRPC server options.
+        tracer: where traces of the RPCs go; closed at the end.
 
     Yields:
         The HOST:PORT that it listens on.
 
     Raises:
-        InvalidInputError: the address cannot be listened on.
+        InvalidInputError: the address cannot be listened on, or a file of certificates or tokens cannot be used.
     """
-    all_options = (*options, ("grpc.so_reuseport", 0))
+    tokens = TokenCheck(read_tokens(config.tokens, "tokens")) if config.tokens else None
+    gate = Gate(registry, config.limits, tokens)
     server = grpc.aio.server(
-        interceptors=[RpcBoundary(registry)],
-        options=all_options,
-        maximum_concurrent_rpcs=config.max_concurrent_rpcs,
+        interceptors=[RpcBoundary(registry, gate, tracer)],
+        options=(*options, *_KEEPALIVE_OPTIONS, ("grpc.so_reuseport", 0)),
     )
     async with register(server, registry) as services:
         health_servicer = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
         names = (*services, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
-        address = _bind(server, config.listen)
+        address = _bind(server, config.listen, config.tls.credentials())
         stop_metrics = serve_metrics(config.metrics_listen, registry) if config.metrics_listen else None
         await server.start()
         for service in ("", *services):
@@ -102,17 +128,29 @@ async def running(
             yield address
         finally:
             await health_servicer.enter_graceful_shutdown()
-            await server.stop(config.grace_s)
+            gate.close()
+            # Not server.stop, which would close the door to the question how we are.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(config.grace_s):
+                    await gate.empty()
+            await server.stop(min(config.grace_s, _FAREWELL_S))
             if stop_metrics is not None:
                 stop_metrics()
+            if tracer is not None:
+                await asyncio.to_thread(tracer.close)
 
 
-def _bind(server: grpc.aio.Server, listen: str) -> str:
+def _bind(server: grpc.aio.Server, listen: str, credentials: grpc.ServerCredentials | None) -> str:
     host, _, _port = listen.rpartition(":")
     try:
-        return f"{host}:{server.add_insecure_port(listen)}"
+        if credentials is not None:
+            return f"{host}:{server.add_secure_port(listen, credentials)}"
+        port = server.add_insecure_port(listen)
     except RuntimeError as error:
         raise InvalidInputError("listen", f"cannot listen on {listen!r}") from error
+    if not is_loopback(listen):
+        print(f"warning: listening on {listen} without TLS; anybody on the way reads and writes", file=sys.stderr)
+    return f"{host}:{port}"
 
 
 async def serve_until_signal(

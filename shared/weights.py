@@ -60,6 +60,19 @@ def read_weights(path: Path, tag: str) -> Weights:
     return Weights(tensors, settings, hashlib.sha256(data).digest()[:4])
 
 
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file of any size, in hexadecimal.
+
+    Raises:
+        WeightsError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror})") from error
+
+
 def write_weights(path: Path, tag: str, tensors: dict[str, AnyArray], settings: dict[str, str]) -> None:
     """Writes a weights file that `read_weights` accepts under the same tag."""
     ordered = {name: np.asarray(tensors[name], order="C") for name in sorted(tensors)}

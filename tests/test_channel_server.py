@@ -238,6 +238,66 @@ async def test_settings_change_alone_and_are_told():
         assert emulator.metric("propagation_seconds") == 0.0
 
 
+async def test_the_directions_are_set_alone_and_told_apart():
+    recorder = Recorder()
+    async with receiving(recorder) as receiver, emulating(receiver) as emulator:
+        lost = channel_pb2.LinkSettings(loss_rate=1.0)
+        state = (await emulator.stub.SetLink(channel_pb2.SetLinkRequest(backward=lost))).link
+        assert (state.settings.loss_rate, state.backward.settings.loss_rate) == (0.0, 1.0)
+        responses = await relay(emulator, PACKETS)
+        state = await emulator.link()
+    assert recorder.streams == [Stream(PACKETS, ended=True)]
+    assert reports(responses) == []
+    assert (state.lost_packets, state.delivered_packets) == (0, len(PACKETS))
+    assert state.backward.lost_packets > state.backward.delivered_packets == 0
+    assert responses[-1].departed_bytes == sum(map(len, PACKETS))
+
+
+async def test_reports_take_the_backward_links_time():
+    async with receiving(Recorder()) as receiver, emulating(receiver) as emulator:
+        slow = channel_pb2.LinkSettings(propagation_s=0.2)
+        await emulator.stub.SetLink(channel_pb2.SetLinkRequest(backward=slow))
+        start_s = asyncio.get_running_loop().time()
+        assert reports(await relay(emulator, []))
+        assert asyncio.get_running_loop().time() - start_s >= 0.2
+
+
+async def test_flipped_bits_and_duplicates_reach_the_receiver():
+    recorder = Recorder()
+    async with receiving(recorder) as receiver, emulating(receiver) as emulator:
+        state = await emulator.set(impairments=channel_pb2.Impairments(duplicate_rate=1.0, bit_error_rate=0.01))
+        assert state.settings.impairments == channel_pb2.Impairments(duplicate_rate=1.0, bit_error_rate=0.01)
+        await relay(emulator, PACKETS)
+        assert emulator.metric("impaired_packets_total", outcome="duplicated") == len(PACKETS)
+    (stream,) = recorder.streams
+    assert len(stream.packets) == 2 * len(PACKETS)
+    assert stream.packets[::2] == stream.packets[1::2] != PACKETS
+    assert [len(packet) for packet in stream.packets[::2]] == [len(packet) for packet in PACKETS]
+
+
+async def test_a_trace_is_replayed_from_when_it_is_set():
+    recorder = Recorder()
+    async with receiving(recorder) as receiver, emulating(receiver) as emulator:
+        trace = channel_pb2.TraceReplay(name="mine", content="0,0\n0.3,1e9\n100,1e9\n")
+        state = await emulator.set(model=channel_pb2.RateModel(trace=trace), propagation_s=0.0)
+        assert state.settings.model.trace == channel_pb2.TraceReplay(name="mine")
+        assert state.settings.rate_bps == pytest.approx(1e9, rel=0.01) == state.mean_rate_bps
+        start_s = asyncio.get_running_loop().time()
+        await relay(emulator, PACKETS)
+        assert asyncio.get_running_loop().time() - start_s >= 0.2
+    assert recorder.streams == [Stream(PACKETS, ended=True)]
+
+
+async def test_bad_parts_are_refused_by_their_path():
+    async with receiving(Recorder()) as receiver, emulating(receiver) as emulator:
+        before = await emulator.link()
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await emulator.set(seed=9, impairments=channel_pb2.Impairments(jitter_s=-1.0))
+        assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+        assert violated_field(caught.value) == "settings.impairments.jitter_s"
+        assert (await emulator.link()).settings == before.settings
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

@@ -5,7 +5,15 @@ import pytest
 from client_fakes import TRANSMISSION, Script, photo, services
 
 from client.api import Budget, Client, Link, Options
-from shared.errors import DeadlineError, InvalidInputError, StreamError, UnavailableError, WeightsError
+from shared.errors import (
+    BusyError,
+    DeadlineError,
+    InvalidInputError,
+    StreamError,
+    UnauthenticatedError,
+    UnavailableError,
+    WeightsError,
+)
 from shared.pictures import png_bytes, read_picture
 from shared.service import MAX_UPLOAD_BYTES
 from shared.stubs.mmsc.v1 import common_pb2, transmitter_pb2
@@ -181,3 +189,18 @@ def test_every_outcome_has_a_word(client, script):
 
 def test_what_the_transmitter_runs(client):
     assert client.transmitter_info().default_extractor == "embedded"
+
+
+def test_a_service_that_is_full_says_when_to_come_back(client, script):
+    script.error = BusyError("all places are taken", retry_s=2.5)
+    with pytest.raises(
+        BusyError, match=r"transmitter at .*: resource exhausted: all places are taken; try again in 2.5 s"
+    ) as caught:
+        client.transmit(PHOTO)
+    assert caught.value.retry_s == 2.5
+
+
+def test_a_token_that_is_not_known_is_told_as_that(client, script):
+    script.error = UnauthenticatedError("the token is not one of this service's")
+    with pytest.raises(UnauthenticatedError, match=r"transmitter at .*: the token is not one .*--token-file"):
+        client.transmit(PHOTO)

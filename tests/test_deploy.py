@@ -16,21 +16,27 @@ from pathlib import Path
 import grpc
 import pytest
 import yaml
+from certificates import authority
 from click.testing import CliRunner
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from prometheus_client import CollectorRegistry
 
 from channel_emulator.__main__ import main as channel_main
-from channel_emulator.link import Link
+from channel_emulator.bank import LinkBank
 from channel_emulator.metrics import LinkCollector
 from channel_emulator.settings import LinkSettings
 from receiver.__main__ import main as receiver_main
+from shared.boundary import RpcBoundary
 from shared.health import main as health_main
 from shared.health import probe
-from shared.telemetry import RpcBoundary, new_registry
+from shared.options import access_settings, service_settings
+from shared.service import ServiceConfig, running
+from shared.telemetry import new_registry
+from shared.tls import ServerTls
 from transmitter.__main__ import main as transmitter_main
 
 ROOT = Path(__file__).parent.parent
-DOCS = ROOT / "docs/deploy.md"
+DOCS = "".join((ROOT / "docs" / name).read_text() for name in ("deploy.md", "receiver_store.md"))
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 PROMETHEUS = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())
 RULES = [
@@ -95,7 +101,7 @@ def series():
     """The services' own series and gRPC's: name to (type, names of the labels)."""
     pages = metrics_pages()
     link = new_registry("channel")
-    link.register(LinkCollector(Link(LinkSettings())))
+    link.register(LinkCollector(LinkBank(LinkSettings()), LinkBank(LinkSettings(), name="backward")))
     RpcBoundary(link)
     return {
         f"{metric.name}{suffix}": (metric.type, labels)
@@ -243,6 +249,67 @@ def test_the_override_gives_the_transmitter_alone_a_gpu():
     assert device == {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
 
 
+# ---- TLS ------------------------------------------------------------------------------------------
+
+TLS = yaml.safe_load((ROOT / "docker-compose.tls.yml").read_text())
+
+
+@pytest.fixture(scope="module")
+def secrets():
+    """What stands at /run/secrets: the files that the documented commands make."""
+    files = authority("deployed", *SERVICES, "client")
+    (files / "tokens").write_text("0123456789abcdef0123456789abcdef\n")
+    return files
+
+
+def test_the_override_takes_the_files_that_the_script_makes(secrets):
+    assert sorted(TLS["services"]) == SERVICES
+    for name, secret in TLS["secrets"].items():
+        assert secret == {"file": f"${{MMSC_TLS_DIR:-./deploy/tls}}/{name}"}
+        assert (secrets / name).is_file()
+    ignored = subprocess.run(["git", "check-ignore", "-q", "deploy/tls/ca.key"], cwd=ROOT, check=False)
+    assert ignored.returncode in {0, 128}  # 128: not a checkout
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_the_override_secures_both_sides_of_each_service(service, secrets, monkeypatch):
+    settings, granted = TLS["services"][service]["environment"], TLS["services"][service]["secrets"]
+    assert settings.keys() <= options_of(service)
+    assert {value.removeprefix("/run/secrets/") for value in settings.values()} == set(granted)
+    assert not any(other in name for name in granted for other in SERVICES if other != service)
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value.replace("/run/secrets", str(secrets)))
+    values = COMMANDS[service].make_context(service, []).params
+    common = service_settings(values)
+    assert common["tls"].credentials() is not None
+    assert common["tls"].client_ca == secrets / "ca.pem"
+    assert common["tokens"] == secrets / "tokens"
+    if service != "receiver":
+        through = access_settings(values)
+        assert through.credentials() is not None
+        assert through.metadata("receiver:50053")
+
+
+@pytest.mark.parametrize("service", SERVICES)
+async def test_the_override_s_probe_gets_through_mutual_tls(service, secrets):
+    command = TLS["services"][service]["healthcheck"]["test"]
+    assert command[:4] == ["CMD", "python", "-m", "shared.health"]
+    assert command[4] == f"127.0.0.1:{PORTS[service][0]}"
+    options = [word.replace("/run/secrets", str(secrets)) for word in command[5:]]
+    tls = ServerTls(secrets / f"{service}.pem", secrets / f"{service}.key", secrets / "ca.pem")
+    config = ServiceConfig("127.0.0.1:0", grace_s=0, tls=tls, tokens=secrets / "tokens")
+    async with running(config, CollectorRegistry(), nothing) as address:
+        through = await asyncio.to_thread(CliRunner().invoke, health_main, [address, *options])
+        without = await asyncio.to_thread(CliRunner().invoke, health_main, [address])
+    assert (through.exit_code, through.output) == (0, "")
+    assert without.exit_code == 1
+
+
+@asynccontextmanager
+async def nothing(_server, _registry):
+    yield ()
+
+
 # ---- Prometheus -----------------------------------------------------------------------------------
 
 
@@ -292,6 +359,7 @@ def test_series_follow_the_conventions():
         # Labels with few values: nothing that a client chooses.
         assert labels <= {
             "outcome",
+            "reason",
             "codec",
             "level",
             "stage",
@@ -306,16 +374,16 @@ def test_series_follow_the_conventions():
 
 
 def test_the_document_names_every_series_and_no_other():
-    told = set(re.findall(r"^\| `((?:mmsc|grpc)_\w+)", DOCS.read_text(), flags=re.MULTILINE))
+    told = set(re.findall(r"^\| `((?:mmsc|grpc)_\w+)", DOCS, flags=re.MULTILINE))
     bases = {
         re.sub(r"_(bucket|sum|count)$", "", name) if kind == "histogram" else name
         for name, (kind, _) in series().items()
     }
-    assert told == bases | {"mmsc_build_info"}
+    assert told == bases | {"mmsc_build_info", "mmsc_transmitter_relevance_info"}
 
 
 def test_the_document_names_every_setting_and_no_other():
-    told = set(re.findall(r"^\| `(MMSC_\w+)`", DOCS.read_text(), flags=re.MULTILINE))
+    told = set(re.findall(r"^\| `(MMSC_\w+)`", DOCS, flags=re.MULTILINE))
     assert told == set().union(*(options_of(service) for service in SERVICES))
 
 

@@ -490,5 +490,9 @@ def test_a_backend_names_its_weights(tmp_path):
     assert first != run.identity_of(run.Backend("embedded", path))
     hub = run.identity_of(run.Backend("vit-attention"))
     assert (hub["name"], hub["weights_sha256"], hub["code_sha256"]) == ("vit-attention", None, first["code_sha256"])
+    chosen = run.Backend("embedded", path, options=("size=3",))
+    assert run.identity_of(chosen)["options"] == {"size": "3"}
+    with pytest.raises(InvalidInputError, match="embedded has no option 'size'"):
+        chosen()
     shipped = run.identity_of(run.Backend("embedded"))["weights_sha256"]
     assert shipped == hashlib.sha256(default_path("relevance.safetensors").read_bytes()).hexdigest()

@@ -1,11 +1,14 @@
 """Extractors by name: in the registry, in the transmitter's options and in `mmsc relevance`."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from maft_plus_small import SMALL_LARGE, small_model
+from open_clip_small import make_known, tiny
 from PIL import Image
 from prometheus_client import CollectorRegistry
 from safetensors.torch import save_file
@@ -18,6 +21,8 @@ from shared.pictures import png_bytes
 from transmitter.config import TransmitterConfig
 from transmitter.metrics import TransmitterMetrics
 from transmitter.relevance import EXTRACTORS, load_extractor, registry, vit_attention
+from transmitter.relevance.maft_plus import checkpoint
+from transmitter.relevance.maft_plus.extractor import Settings
 
 
 def _tiny():
@@ -34,13 +39,26 @@ def weights(monkeypatch, tmp_path):
     return tmp_path / "tiny.safetensors"
 
 
+@pytest.fixture(scope="module")
+def maft_weights(tmp_path_factory):
+    """A file of a small MAFT+."""
+    path = tmp_path_factory.mktemp("maft") / "small.safetensors"
+    config = replace(SMALL_LARGE, vocab_size=49_408)
+    checkpoint.write(path, small_model(config).state_dict(), config, {})
+    return path
+
+
 # ---- the registry ---------------------------------------------------------------------------------
 
 
-def test_every_listed_extractor_can_be_loaded_and_bears_its_name(weights):
+def test_every_listed_extractor_can_be_loaded_and_bears_its_name(monkeypatch, tmp_path, weights, maft_weights):
     assert registry.DEFAULT_EXTRACTOR in EXTRACTORS
-    files = {"vit-attention": weights}
-    assert [load_extractor(name, weights=files.get(name)).name for name in EXTRACTORS] == list(EXTRACTORS)
+    make_known(monkeypatch)
+    torch.save(tiny("tiny-vit").state_dict(), tmp_path / "clip.pt")
+    files = {"vit-attention": weights, "maft-plus": maft_weights, "open-clip": tmp_path / "clip.pt"}
+    options = {"open-clip": {"model": "tiny-vit"}}
+    loaded = [load_extractor(name, weights=files.get(name), options=options.get(name)) for name in EXTRACTORS]
+    assert [extractor.name for extractor in loaded] == list(EXTRACTORS)
 
 
 def test_an_unknown_name_is_refused_and_the_known_ones_are_told():
@@ -91,6 +109,13 @@ def test_the_transmitter_loads_what_it_is_told_and_the_first_is_the_default(weig
     assert pipeline.extractor("embedded").name == "embedded"
 
 
+def test_the_transmitter_loads_the_papers_extractor_with_its_options(maft_weights):
+    config = TransmitterConfig(extractors=("maft-plus",))
+    options = {"maft-plus": {"convention": "cosine", "short-side": "96"}}
+    pipeline = command._pipeline(config, {"maft-plus": maft_weights}, options)
+    assert pipeline.extractor("")._settings == Settings("cosine", 96)
+
+
 def test_without_being_told_it_loads_the_embedded_one():
     assert command.main.make_context("transmitter", []).params["extractors"] == ("embedded",)
     assert TransmitterConfig().extractors == ("embedded",)
@@ -109,6 +134,9 @@ def test_names_come_between_commas_from_the_environment(monkeypatch):
         (["--extractors", "vit-attention", "--vit-weights", "absent.pth"], ["absent.pth", "cannot be read"]),
         (["--relevance-weights", "absent.safetensors"], ["absent.safetensors", "cannot be read"]),
         (["--option", "embedded.size=3"], ["embedded has no option 'size'"]),
+        (["--extractors", "embedded,maft-plus"], ["maft-plus needs the path", "maftp_l.pth", "mmsc weights list"]),
+        (["--extractors", "maft-plus", "--maft-weights", "absent.pth"], ["absent.pth", "cannot be read"]),
+        (["--extractors", "maft-plus", "--option", "maft-plus.convention=best"], ["convention", "raw, unit-v, cosine"]),
         (["--option", "size=3"], ["'size' is not NAME.KEY"]),
     ],
 )
@@ -164,12 +192,23 @@ def test_relevance_by_the_baseline_in_this_process(mmsc, weights, tmp_path):
         assert (image.size, image.getextrema()) == ((56, 40), (0, 255))
 
 
+def test_relevance_by_the_papers_extractor_in_this_process(mmsc, maft_weights, tmp_path):
+    which = ["--extractor", "maft-plus", "--weights", str(maft_weights), "--option", "convention=raw"]
+    code, out, errors = mmsc("relevance", "photo.png", "cat, dog", *which, "--out", "m.png", "--json")
+    assert (code, errors) == (0, [])
+    assert json.loads(out)["extractor"] == "maft-plus"
+    with Image.open(tmp_path / "m.png") as image:
+        assert (image.size, image.getextrema()) == ((56, 40), (0, 255))
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["--extractor", "oracle"], "unknown extractor 'oracle'; there are: embedded, vit-attention"),
         (["--extractor", "vit-attention", "--weights", "absent.pth"], "--weights: absent.pth: cannot be read"),
         (["--extractor", "vit-attention", "--weights", "photo.png"], "--weights: photo.png: is damaged"),
+        (["--extractor", "maft-plus"], "--weights: maft-plus needs the path of an official checkpoint"),
+        (["--extractor", "maft-plus", "--weights", "photo.png"], "--weights: photo.png: is damaged"),
         (["--weights", "photo.png"], "--weights: photo.png"),
         (["--weights", "photo.png", "--transmitter", "localhost:1"], "--weights and --transmitter exclude"),
         (["--option", "a=b", "--transmitter", "localhost:1"], "--option and --transmitter exclude"),

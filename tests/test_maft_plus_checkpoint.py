@@ -6,10 +6,10 @@ from collections import OrderedDict
 
 import pytest
 import torch
+from maft_plus_small import SMALL_BASE, SMALL_LARGE, SMALL_VARIANTS, small_model
 from safetensors.torch import load_file, save_file
 
 from shared.errors import WeightsError
-from tests.maft_plus_small import SMALL_BASE, SMALL_LARGE, SMALL_VARIANTS, small_model
 from transmitter.relevance.maft_plus import checkpoint
 from transmitter.relevance.maft_plus.config import BASE, LARGE
 from transmitter.relevance.maft_plus.model import normalise_and_pad
@@ -283,10 +283,3 @@ def test_writing_where_nothing_can_be_written_is_one_line(tmp_path, large):
     with pytest.raises(WeightsError, match="does not fit MAFT"):
         checkpoint.write(tmp_path / "m.safetensors", large.state_dict(), SMALL_BASE, {})
     assert list(tmp_path.iterdir()) == []
-
-
-def test_the_sum_of_a_file_is_its_sha_256(tmp_path):
-    (tmp_path / "f").write_bytes(b"abc")
-    assert checkpoint.sha256_of(tmp_path / "f") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    with pytest.raises(WeightsError, match="absent: cannot be read"):
-        checkpoint.sha256_of(tmp_path / "absent")

@@ -21,11 +21,13 @@ from prometheus_client import CollectorRegistry
 
 from shared.errors import (
     BudgetTooSmallError,
+    BusyError,
     DeadlineError,
     InvalidInputError,
     MmscError,
     PacketError,
     StreamError,
+    UnauthenticatedError,
     UnavailableError,
     WeightsError,
 )
@@ -149,6 +151,8 @@ async def test_reflection_lists_the_services():
         (PacketError("no packet"), grpc.StatusCode.DATA_LOSS),
         (StreamError("no header"), grpc.StatusCode.DATA_LOSS),
         (WeightsError("damaged"), grpc.StatusCode.FAILED_PRECONDITION),
+        (UnauthenticatedError("no token"), grpc.StatusCode.UNAUTHENTICATED),
+        (BusyError("full", retry_s=2.5), grpc.StatusCode.RESOURCE_EXHAUSTED),
         (UnavailableError("gone"), grpc.StatusCode.UNAVAILABLE),
         (DeadlineError("late"), grpc.StatusCode.DEADLINE_EXCEEDED),
         (MmscError("otherwise"), grpc.StatusCode.INTERNAL),
@@ -166,6 +170,10 @@ async def test_our_errors_become_statuses_with_details(error, code):
         bad = error_details_pb2.BadRequest()
         assert status.details[0].Unpack(bad)
         assert [(bad.field, bad.description) for bad in bad.field_violations] == [(error.field, error.description)]
+    elif isinstance(error, BusyError):
+        retry = error_details_pb2.RetryInfo()
+        assert status.details[0].Unpack(retry)
+        assert retry.retry_delay.ToMilliseconds() == 2500
     else:
         assert not status.details
 

@@ -1,19 +1,18 @@
 """The baseline's attention against a plain reference, its maps, and its weights: read, refused, and asked of a hub."""
 
 import pickle
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
 import torch
+from hub_fakes import running_hub
 from huggingface_hub import constants
 from safetensors.torch import save, save_file
 from timm.models.vision_transformer import VisionTransformer
 
 from shared.errors import InvalidInputError, WeightsError
-from transmitter.relevance import files, load_extractor, vit_attention
+from transmitter.relevance import load_extractor, vit_attention
 from transmitter.relevance.vit_attention import HUB_FILE, ViTAttentionExtractor, cls_attention, load, to_input
 
 HEADS, DEPTH, WIDTH, SIDE = 3, 3, 24, 32
@@ -248,60 +247,10 @@ def test_a_file_that_cannot_be_read_is_refused(small_network, tmp_path, name):
 # ---- the hub --------------------------------------------------------------------------------------
 
 
-class Hub(ThreadingHTTPServer):
-    """A model hub on loopback that serves one file, or takes questions for it and never answers."""
-
-    daemon_threads = True
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), HubRequest)
-        self.content: bytes | None = None
-        self.asked: list[str] = []
-        self.closing = threading.Event()
-
-
-class HubRequest(BaseHTTPRequestHandler):
-    def do_GET(self):
-        if self.path.startswith("/api/"):
-            self.send_error(404)
-            return
-        self.server.asked.append(f"{self.command} {self.path}")
-        if self.server.content is None:
-            self.server.closing.wait(20)
-            return
-        self.send_response(200)
-        self.send_header("ETag", '"1234"')
-        self.send_header("X-Repo-Commit", "0" * 40)
-        self.send_header("Content-Length", str(len(self.server.content)))
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(self.server.content)
-
-    def do_HEAD(self):
-        self.do_GET()
-
-    def log_message(self, *_arguments):
-        pass
-
-
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
-    """The hub that the loader asks, beside an empty cache."""
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(files, "HUB_TIMEOUT_S", 0.2)
-    with Hub() as server:
-        address = f"http://127.0.0.1:{server.server_port}"
-        monkeypatch.setattr(constants, "ENDPOINT", address)
-        monkeypatch.setattr(
-            constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}"
-        )
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-        thread.start()
+    with running_hub(monkeypatch, tmp_path) as server:
         yield server
-        server.closing.set()
-        server.shutdown()
-        thread.join(5)
 
 
 def test_the_hubs_file_is_fetched_once_and_then_taken_from_the_cache(model, small_network, hub):

@@ -18,6 +18,7 @@ import torch
 
 from shared.codec.registry import CODECS
 from shared.errors import InvalidInputError, MmscError
+from shared.options import access_options, access_settings, service_options, service_settings
 from shared.packets import DEFAULT_PACKET_BYTES
 from shared.service import serve_until_signal
 from transmitter.codecs import load_sender
@@ -77,12 +78,15 @@ def _weights_options(function: _F) -> _F:
 @click.option("--jobs", type=click.IntRange(1), default=_DEFAULTS.jobs, help="Pictures worked on at once.")
 @click.option("--grace", default=_DEFAULTS.grace_s, help="Seconds that RPCs may take to end after SIGTERM.")
 @click.option("--stall-timeout", default=_DEFAULTS.stall_timeout_s, help="Seconds without progress.")
+@service_options(_DEFAULTS.limits)
+@access_options
 def main(options: tuple[str, ...], grace: float, stall_timeout: float, **settings: Any) -> None:
     """Computes relevance, allocates the budget, encodes patches and streams them through the channel."""
     weights = {name: settings.pop(parameter) for name, parameter in _WEIGHTS.items()}
-    config = TransmitterConfig(grace_s=grace, stall_timeout_s=stall_timeout, **settings)
-    torch.set_num_threads(config.threads)
     try:
+        common = {**service_settings(settings), "access": access_settings(settings)}
+        config = TransmitterConfig(grace_s=grace, stall_timeout_s=stall_timeout, **common, **settings)
+        torch.set_num_threads(config.threads)
         pipeline = _pipeline(config, weights, parse_named_options(options))
         runs = {"extractors": list(pipeline.extractors), "device": config.device}
         asyncio.run(serve_until_signal(transmitter(config, pipeline), "transmitter", runs))

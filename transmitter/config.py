@@ -1,9 +1,10 @@
 """Settings of the transmitter service."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from shared.codec.registry import DEFAULT_CODEC
 from shared.service import ServiceConfig
+from shared.tls import Access
 from transmitter.relevance.registry import DEFAULT_EXTRACTOR
 
 
@@ -16,6 +17,9 @@ class TransmitterConfig(ServiceConfig):
 
     channel: str = "127.0.0.1:50052"
     """HOST:PORT of the channel that leads to the receiver."""
+
+    access: Access = field(default_factory=Access)
+    """What is shown to the channel."""
 
     extractors: tuple[str, ...] = (DEFAULT_EXTRACTOR,)
     """Names of the relevance extractors to load; the first is the default."""

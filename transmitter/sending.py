@@ -61,12 +61,18 @@ RelayCall: TypeAlias = "grpc.aio.StreamStreamCall[channel_pb2.RelayRequest, chan
 
 
 @contextmanager
-def relay_call(stub: "channel_pb2_grpc.ChannelServiceAsyncStub") -> Iterator[RelayCall]:
+def relay_call(
+    stub: "channel_pb2_grpc.ChannelServiceAsyncStub", metadata: tuple[tuple[str, str], ...] = ()
+) -> Iterator[RelayCall]:
     """Opens a stream to the channel, and cancels it at the end unless it has ended by itself.
 
     Opened while the patches are still being encoded, it has its credit by the time the packets are there.
+
+    Args:
+        stub: of the channel.
+        metadata: goes with the call: token and trace.
     """
-    call = stub.Relay()
+    call = stub.Relay(metadata=metadata)
     try:
         yield call
     finally:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import grpc
 from prometheus_client import CollectorRegistry
 
+from shared.connections import Connection
 from shared.errors import InvalidInputError, MmscError
 from shared.pictures import read_picture
 from shared.reports import Report
@@ -19,6 +20,7 @@ from shared.rpc_errors import from_rpc
 from shared.service import LINK_OPTIONS, MAX_UPLOAD_BYTES, running
 from shared.stubs.mmsc.v1 import channel_pb2, channel_pb2_grpc, transmitter_pb2, transmitter_pb2_grpc
 from shared.telemetry import new_registry
+from shared.tracing import Tracer, span, tracer_for
 from transmitter.config import TransmitterConfig
 from transmitter.messages import delivered_message, job_from, plan_message, relevance_message
 from transmitter.metrics import TransmitterMetrics
@@ -38,12 +40,13 @@ class TransmitterServicer(transmitter_pb2_grpc.TransmitterServiceServicer):
     def __init__(
         self,
         pipeline: Pipeline,
-        channel: grpc.aio.Channel,
+        channel: Connection,
         config: TransmitterConfig,
         metrics: TransmitterMetrics,
     ) -> None:
         self._pipeline, self._config, self._metrics = pipeline, config, metrics
-        self._stub = channel_pb2_grpc.ChannelServiceStub(channel)
+        self._channel = channel
+        self._stub = channel_pb2_grpc.ChannelServiceStub(channel.channel)
         self._workers = ThreadPoolExecutor(config.jobs, thread_name_prefix="job")
 
     async def Transmit(
@@ -73,6 +76,7 @@ class TransmitterServicer(transmitter_pb2_grpc.TransmitterServiceServicer):
     ) -> AsyncIterator[transmitter_pb2.TransmitResponse]:
         start_s = time.monotonic()
         job = job_from(request, secrets.randbits(32))
+        transmission = f"{job.transmission_id:08x}"
         with_maps = request.options.return_maps
         link = await self._link()
         clock = StageClock(time.monotonic)
@@ -83,21 +87,27 @@ class TransmitterServicer(transmitter_pb2_grpc.TransmitterServiceServicer):
 
         def plan_made() -> tuple[PlanStage, transmitter_pb2.PlanMade]:
             plan = _next(stages, PlanStage)
-            return plan, plan_message(plan, f"{job.transmission_id:08x}", with_map=with_maps)
+            return plan, plan_message(plan, transmission, with_map=with_maps)
 
-        yield transmitter_pb2.TransmitResponse(relevance=await self._work(relevance_ready))
-        with relay_call(self._stub) as call:
-            plan, event = await self._work(plan_made)
+        with span("relevance", transmission=transmission) as traced:
+            relevance = await self._work(relevance_ready)
+            traced.set(extractor=relevance.extractor, present=relevance.present)
+        yield transmitter_pb2.TransmitResponse(relevance=relevance)
+        with relay_call(self._stub, self._channel.metadata()) as call:
+            with span("planning", transmission=transmission) as traced:
+                plan, event = await self._work(plan_made)
+                traced.set(codec=event.codec, budget_bytes=event.budget_bytes, wire_bytes=event.wire_bytes)
             yield transmitter_pb2.TransmitResponse(plan=event)
             self._metrics.planned(plan.plan, plan.budget_bytes)
-            async for progress in self._send(call, plan, job, link):
-                if isinstance(progress, Report):
+            with span("sending", transmission=transmission, packets=event.packets):
+                async for progress in self._send(call, plan, job, link):
                     elapsed_s = time.monotonic() - start_s
-                    delivered = delivered_message(plan, progress, link, clock.seconds, elapsed_s)
-                    self._observe(delivered)
-                    yield transmitter_pb2.TransmitResponse(delivered=delivered)
-                else:
-                    yield transmitter_pb2.TransmitResponse(progress=_progress(progress, time.monotonic() - start_s))
+                    if isinstance(progress, Report):
+                        delivered = delivered_message(plan, progress, link, clock.seconds, elapsed_s)
+                        self._observe(delivered)
+                        yield transmitter_pb2.TransmitResponse(delivered=delivered)
+                    else:
+                        yield transmitter_pb2.TransmitResponse(progress=_progress(progress, elapsed_s))
 
     async def _send(
         self, call: RelayCall, plan: PlanStage, job: Job, link: channel_pb2.LinkState
@@ -154,7 +164,10 @@ class TransmitterServicer(transmitter_pb2_grpc.TransmitterServiceServicer):
     async def _link(self) -> channel_pb2.LinkState:
         try:
             response = await self._stub.GetLink(
-                channel_pb2.GetLinkRequest(), timeout=self._config.channel_timeout_s, wait_for_ready=False
+                channel_pb2.GetLinkRequest(),
+                timeout=self._config.channel_timeout_s,
+                metadata=self._channel.metadata(),
+                wait_for_ready=False,
             )
         except grpc.aio.AioRpcError as error:
             raise from_rpc(error, "channel") from error
@@ -184,12 +197,21 @@ def _progress(sent: Sent, elapsed_s: float) -> transmitter_pb2.Progress:
 
 
 @asynccontextmanager
-async def transmitter(config: TransmitterConfig, pipeline: Pipeline) -> AsyncIterator[str]:
-    """Runs the service while the context lasts; gives the HOST:PORT that it listens on."""
+async def transmitter(
+    config: TransmitterConfig, pipeline: Pipeline, tracer: Tracer | None = None
+) -> AsyncIterator[str]:
+    """Runs the service while the context lasts; gives the HOST:PORT that it listens on.
+
+    Args:
+        config: settings.
+        pipeline: the stages' tools.
+        tracer: where the traces go; if None, where `config` and the environment say, if they do.
+    """
+    tracer = tracer or tracer_for("transmitter", config.otlp)
 
     @asynccontextmanager
     async def register(server: grpc.aio.Server, registry: CollectorRegistry) -> AsyncIterator[Sequence[str]]:
-        async with grpc.aio.insecure_channel(config.channel, options=LINK_OPTIONS) as channel:
+        async with Connection(config.channel, config.access, LINK_OPTIONS) as channel:
             metrics = TransmitterMetrics(registry)
             metrics.runs(list(pipeline.extractors), config.device)
             servicer = TransmitterServicer(pipeline, channel, config, metrics)
@@ -200,5 +222,5 @@ async def transmitter(config: TransmitterConfig, pipeline: Pipeline) -> AsyncIte
                 servicer.close()
 
     options = (("grpc.max_receive_message_length", MAX_UPLOAD_BYTES + 65_536),)
-    async with running(config, new_registry("transmitter"), register, options) as address:
+    async with running(config, new_registry("transmitter"), register, options, tracer) as address:
         yield address

@@ -33,6 +33,9 @@ def _note(line: str) -> None:
 @click.option("--seed", type=int, default=0, show_default=True, help="Draws the photos of a COCO folder.")
 @click.option("--extractor", default="embedded", show_default=True, metavar="NAME", help="What is measured.")
 @click.option("--weights", type=_path, metavar="FILE", help="Its weights file.  [default: the shipped one]")
+@click.option(
+    "--option", "options", multiple=True, metavar="KEY=VALUE", help="What else it lets one choose; repeatable."
+)
 @click.option("--device", default="cpu", show_default=True, help="Where it computes, like cuda.")
 @click.option("--synonyms", type=_path, metavar="FILE", help="{name: [phrase, ...]}.  [default: those of COCO's names]")
 @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Photos scored at a time.")
@@ -58,7 +61,7 @@ def _evaluate(folder: Path, result: Path, figures: Path | None, settings: dict[s
     prepare_directory(result.parent, "--json")
     if figures is not None:
         prepare_directory(figures, "--figures")
-    backend = Backend(settings["extractor"], settings["weights"], settings["device"])
+    backend = Backend(settings["extractor"], settings["weights"], settings["device"], settings["options"])
     job = Job(data, backend, load_synonyms(settings["synonyms"]))
     extractor = _loaded(backend)
     report = evaluate(job, extractor, identity_of(backend), result, _note, processes=settings["jobs"], restart=restart)

@@ -10,10 +10,11 @@ import numpy as np
 
 from client.api import Client
 from client.inputs import read_input, write_output
-from client.params import checked_address
+from client.params import access_options, checked_address
 from client.progress import waiting
 from client.runs import decode_grey
 from shared.errors import InvalidInputError, WeightsError
+from shared.options import access_of
 from shared.pictures import png_bytes, read_picture
 from shared.stubs.mmsc.v1 import transmitter_pb2
 from transmitter.relevance.registry import DEFAULT_EXTRACTOR, EXTRACTORS, load_extractor, parse_options
@@ -42,6 +43,7 @@ _path = click.Path(path_type=Path)
 @click.option(
     "--option", "options", multiple=True, metavar="KEY=VALUE", help="What else it lets one choose; repeatable."
 )
+@access_options()
 @click.option("--json", "as_json", is_flag=True, help="Prints one JSON object.")
 def command(image: Path, query: str, out: Path, figure: Path | None, *, as_json: bool, **where: Any) -> None:
     """Shows what in IMAGE matters to QUERY; nothing is sent over any channel.
@@ -68,7 +70,7 @@ def command(image: Path, query: str, out: Path, figure: Path | None, *, as_json:
 
 
 def _remote(data: bytes, query: str, where: dict[str, Any]) -> transmitter_pb2.RelevanceReady:
-    with Client(transmitter=where["transmitter"], timeout_s=_TIMEOUT_S) as client:
+    with Client(transmitter=where["transmitter"], timeout_s=_TIMEOUT_S, access=access_of(where)) as client:
         return client.relevance(data, query, where["extractor"])
 
 

@@ -12,13 +12,14 @@ from rich.table import Table
 
 from client.api import Budget, Client, Link, Options
 from client.inputs import prepare_directory, read_input
-from client.params import DURATION, RATE, SIZE, address_option, stacked
+from client.params import DURATION, RATE, SIZE, access_options, address_option, stacked
 from client.progress import Waiting, waiting
 from client.requests import ALLOCATIONS, DEFAULT_PERCENT_OF_RAW
 from client.runs import Question, Run, carry_out, to_json, write_json, write_pictures
 from client.stack import LocalStack, StackConfig
 from shared.codec.registry import CODECS
 from shared.errors import MmscError, StreamError
+from shared.options import access_of
 from shared.packets import MAX_PACKET_BYTES, MIN_PACKET_BYTES
 from shared.pictures import read_picture
 
@@ -42,6 +43,7 @@ _where = stacked(
     address_option("transmitter"),
     address_option("channel"),
     address_option("receiver"),
+    access_options(),
 )
 _results = stacked(
     click.option("--out", type=_path, metavar="DIR", help="Where the pictures go.  [default: out/IMAGE's name]"),
@@ -108,7 +110,8 @@ def _budget_of(given: dict[str, Any]) -> Budget:
 def _client(rate_bps: float | None, given: dict[str, Any], wait: Waiting) -> Iterator[Client]:
     """A client of the services named, or of services started for this call."""
     if not given["local"]:
-        with Client(given["transmitter"], given["channel"], given["receiver"]) as client:
+        addresses = (given["transmitter"], given["channel"], given["receiver"])
+        with Client(*addresses, access=access_of(given)) as client:
             if rate_bps is not None:
                 client.set_link(Link(rate_bps=rate_bps))
             yield client

@@ -9,17 +9,19 @@ import click
 import torch
 
 from evaluation.bench.checks import Check, save, show
-from evaluation.maft_golden.compare import check_forward
-from evaluation.maft_golden.forward import INPUTS, TRAINING, forward_tensors
+from evaluation.maft_golden.compare import check_forward, check_inference
+from evaluation.maft_golden.forward import INPUTS, TRAINING, forward_tensors, inference_tensors
 from evaluation.maft_golden.golden import Golden, read_golden
 from evaluation.maft_golden.training import training_checks
 from shared.errors import MmscError
 
 
 def forward_checks(golden: Golden) -> list[Check]:
-    """The whole graph on the file's pictures and texts."""
+    """The whole graph and the short way of inference on the file's pictures and texts."""
     expected = {name: value for name, value in golden.tensors.items() if not name.startswith((*INPUTS, *TRAINING))}
-    return check_forward(forward_tensors(golden.model(), golden), expected)
+    model = golden.model()
+    whole = check_forward(forward_tensors(model, golden), expected)
+    return [*whole, *check_inference(inference_tensors(model, golden), expected)]
 
 
 @click.command()

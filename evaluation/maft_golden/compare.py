@@ -92,6 +92,16 @@ def check_forward(ours: Mapping[str, Tensor], golden: Mapping[str, Tensor]) -> l
     return [*check_groups(differences, _group_of), *_check_scrambled(ours, golden)]
 
 
+def check_inference(ours: Mapping[str, Tensor], golden: Mapping[str, Tensor]) -> list[Check]:
+    """What the short way gives, as one group."""
+    differences = (
+        difference(name, value, golden[name], absolute=ABSOLUTE, relative=RELATIVE)
+        for name, value in ours.items()
+        if name in golden
+    )
+    return check_groups(differences, lambda _: "short way of inference")
+
+
 def _check_scrambled(ours: Mapping[str, Tensor], golden: Mapping[str, Tensor]) -> Iterator[Check]:
     """The transfer's tokens are those of the original, and so not what a transposition would give (FACTS 0.1)."""
     if _STRAIGHT not in golden or _SCRAMBLED not in ours:

@@ -11,6 +11,7 @@ from torch.nn import functional
 from evaluation.maft_golden.golden import Golden
 from transmitter.relevance.maft_plus.classification import class_shares, pool_masks
 from transmitter.relevance.maft_plus.deformable import sine_positions
+from transmitter.relevance.maft_plus.inference import MaftInference
 from transmitter.relevance.maft_plus.mask_decoder import Prediction, resize
 from transmitter.relevance.maft_plus.model import MaftOutput, MaftPlus, normalise_and_pad
 from transmitter.relevance.maft_plus.relevance import mask_weights, spread_sum
@@ -56,6 +57,30 @@ def forward_tensors(model: MaftPlus, golden: Golden) -> dict[str, Tensor]:
         **_classification(model, output, vocabulary.rows),
         **_post(golden, output, images),
         **_paper(model, golden, output, images),
+    }
+
+
+def inference_tensors(model: MaftPlus, golden: Golden) -> dict[str, Tensor]:
+    """What the short way of inference gives, by the file's names.
+
+    Args:
+        model: is not to be trained afterwards.
+        golden: pictures and texts.
+    """
+    short = MaftInference(model)
+    seen = short.look(normalise_and_pad(golden.numbered("input.image")))
+    query = short.adapt(golden.tensors["query.t"], seen)
+    size = golden.tensors["input.normalized_padded"].shape
+    weights = mask_weights(query, seen.visual, "raw")
+    return {
+        "text.features": short.encode_text(golden.tensors["text.tokens"]),
+        "query.features": short.encode_text(golden.tensors["query.tokens"]),
+        "V": seen.visual,
+        "cdt.img_feat": seen.transfer,
+        f"dec.pred{model.config.decoder_layers}.mask_logits": seen.masks,
+        "T_hat": short.adapt(golden.tensors["text.classifier_void"], seen),
+        "query.t_hat": query,
+        "eq7.S_inf_raw": spread_sum(weights, seen.masks, (size[2], size[3]))[:, 0],
     }
 
 

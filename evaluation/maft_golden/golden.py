@@ -13,6 +13,7 @@ from shared.errors import InvalidInputError, WeightsError
 from transmitter.relevance.maft_plus.config import MaftConfig, config_of
 from transmitter.relevance.maft_plus.model import MaftPlus
 
+_SETTINGS: Final = {"heads", "text_heads", "panoptic", "outs"}
 _STATE: Final = "state_dict."
 _STUDENT, _TEACHER = "backbone.", "backbone_t."
 _CRITERION: Final = "criterion."
@@ -85,8 +86,10 @@ def read_golden(path: Path) -> Golden:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- no mapping
     except (OSError, SafetensorError) as error:
         raise InvalidInputError("file", f"{path}: {error}") from error
-    if "config" not in metadata:
-        raise InvalidInputError("file", f"{path}: no golden file, it has no configuration")
+    settings = json.loads(metadata.get("config", "{}"))
+    absent = _SETTINGS - settings.keys()
+    if absent:
+        raise InvalidInputError("file", f"{path}: no golden file, its configuration lacks {', '.join(sorted(absent))}")
     state = {name.removeprefix(_STATE): value for name, value in tensors.items() if name.startswith(_STATE)}
     others = {name: value for name, value in tensors.items() if not name.startswith(_STATE)}
-    return Golden(json.loads(metadata["config"]), state, others)
+    return Golden(settings, state, others)

@@ -27,8 +27,9 @@ from evaluation.relevance.photo import METRIC_VERSION, PhotoRow, score_photo, wr
 from evaluation.relevance.report import checks_of, per_category, summarise
 from evaluation.relevance.synonyms import Synonyms
 from shared.errors import InvalidInputError
-from shared.weights import default_path
+from shared.weights import default_path, sha256_of
 from transmitter.relevance import RelevanceExtractor, load_extractor
+from transmitter.relevance.registry import parse_options
 
 RESULT_KEYS: Final = ("mean", "per_category", "images", "dataset", "extractor", "checks")
 """What a result file holds at its top."""
@@ -47,19 +48,23 @@ class Backend:
     device: str = "cpu"
     """Where it computes."""
 
+    options: tuple[str, ...] = ()
+    """What else was chosen, as KEY=VALUE."""
+
     def __call__(self) -> RelevanceExtractor:
         """Loads it.
 
         Raises:
-            InvalidInputError: there is no such extractor or device.
+            InvalidInputError: there is no such extractor, device or option.
             WeightsError: its weights are absent or damaged.
         """
-        return load_extractor(self.name, device=self.device, weights=self.weights)
+        options = parse_options(self.options)
+        return load_extractor(self.name, device=self.device, weights=self.weights, options=options)
 
     def weights_hash(self) -> str | None:
         """SHA-256 of the weights file, in hexadecimal; none where the extractor finds its weights elsewhere."""
         path = self.weights or (default_path("relevance.safetensors") if self.name == "embedded" else None)
-        return hashlib.sha256(path.read_bytes()).hexdigest() if path is not None and path.is_file() else None
+        return sha256_of(path) if path is not None and path.is_file() else None
 
 
 @dataclass(frozen=True)
@@ -138,15 +143,20 @@ def report_of(dataset: Dataset, rows: list[PhotoRow], identity: dict[str, Any]) 
 
 def identity_of(backend: Backend) -> dict[str, Any]:
     """What of a backend the figures depend on; the device only rounds differently."""
-    return {"name": backend.name, "weights_sha256": backend.weights_hash(), "code_sha256": _code_hash()}
+    return {
+        "name": backend.name,
+        "options": parse_options(backend.options),
+        "weights_sha256": backend.weights_hash(),
+        "code_sha256": _code_hash(),
+    }
 
 
 def _code_hash() -> str:
     """SHA-256 over the extractors' modules: lines from before a change are not to be mixed with those after it."""
-    modules = [each for each in importlib.resources.files("transmitter.relevance").iterdir() if each.name[-3:] == ".py"]
+    folder = Path(str(importlib.resources.files("transmitter.relevance")))
     total = hashlib.sha256()
-    for module in sorted(modules, key=lambda each: each.name):
-        total.update(f"{module.name}\0".encode() + module.read_bytes())
+    for module in sorted(folder.rglob("*.py")):
+        total.update(f"{module.relative_to(folder).as_posix()}\0".encode() + module.read_bytes())
     return total.hexdigest()
 
 

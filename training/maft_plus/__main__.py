@@ -13,7 +13,6 @@ import click
 import torch
 
 from shared.errors import InvalidInputError, MmscError, WeightsError
-from training.maft_plus.checkpoint import write_model
 from training.maft_plus.classes import ClassText, class_text
 from training.maft_plus.optimiser import RATE
 from training.maft_plus.photos import PhotoSet, open_photos
@@ -24,6 +23,7 @@ from training.maft_plus.scoring import mean_iou, overlaps
 from training.maft_plus.start import Variant, start_model, text_encoder
 from training.maft_plus.step import TrainingStep
 from training.maft_plus.trainer import Amp, Pace, Settings, Trainer
+from transmitter.relevance.maft_plus.checkpoint import write
 from transmitter.relevance.maft_plus.config import BASE, LARGE, SIZE_STEP, MaftConfig
 from transmitter.relevance.maft_plus.model import MaftPlus
 
@@ -145,12 +145,14 @@ def train(job: Job, processes: Processes) -> None:
     text = class_text(photos.classes, text_encoder(model))
     step = TrainingStep(model, text, points=settings.points, autocast=settings.autocast)
     step.to(processes.device)
+    photos_told = f"{len(photos)} photos, {len(photos.classes)} classes"
     trainer = Trainer(step, photos, settings, pace=job.pace, out=job.out, processes=processes)
     if processes.first:
-        click.echo(f"{len(photos)} photos, {len(photos.classes)} classes; iteration {trainer.iteration}", err=True)
+        click.echo(f"{photos_told}; from iteration {trainer.iteration}", err=True)
     trainer.run(_check(model, text, checked, settings.sizes, processes) if checked else None)
     if processes.first:
-        write_model(job.out / WEIGHTS, model)
+        notes = {"trained_on": photos_told, "iterations": str(settings.iterations)}
+        write(job.out / WEIGHTS, model.state_dict(), model.config, notes)
         click.echo(f"{job.out / WEIGHTS}: {(job.out / WEIGHTS).stat().st_size / 1e6:.1f} MB")
 
 

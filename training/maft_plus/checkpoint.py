@@ -12,15 +12,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 
 from shared.errors import InvalidInputError, WeightsError
 from transmitter.relevance.files import first_line, read_checkpoint
-from transmitter.relevance.maft_plus.model import MaftPlus
 
 _TAG: Final = "mmsc-maft-training/1"
-_TEACHER: Final = "backbone_t."
 
 
 @dataclass(frozen=True)
@@ -80,19 +76,3 @@ def read_checkpoint_of(path: Path, facts: dict[str, str]) -> Checkpoint:
             short = f"{was[:60]}, not {now[:60]}"
             raise InvalidInputError(name, f"the run in {path.parent} has {short}; another folder begins a new run")
     return found
-
-
-def write_model(path: Path, model: MaftPlus) -> None:
-    """Writes what inference needs of a model, under the names of the official checkpoints.
-
-    Raises:
-        InvalidInputError: it cannot be written there.
-    """
-    kept = {name: value for name, value in model.state_dict().items() if not name.startswith(_TEACHER)}
-    part = path.with_name(f"{path.name}.part")
-    try:
-        save_file({name: value.detach().cpu().contiguous() for name, value in kept.items()}, part)
-        part.chmod(0o644)  # safetensors makes files that nobody else may read
-        part.replace(path)
-    except (OSError, SafetensorError) as error:
-        raise InvalidInputError("out", f"{path} cannot be written ({first_line(error)})") from error

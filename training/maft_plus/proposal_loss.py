@@ -132,7 +132,7 @@ def mask_losses(
 
 def _sampled(truth: Sequence[Tensor], where: Tensor) -> Tensor:
     """(masks, points): picture by picture, since all masks of a batch as floats may be gigabytes."""
-    parts = where.split([len(masks) for masks in truth])
+    parts = torch.split(where, [len(masks) for masks in truth])
     return torch.cat([point_sample(masks.float(), at) for masks, at in zip(truth, parts, strict=True)])
 
 

@@ -82,7 +82,7 @@ def replay(model: MaftPlus, golden: Mapping[str, Tensor]) -> dict[str, Tensor]:
         raise InvalidInputError("file", f"{draws.left} of the recorded draws were not asked for")
     total = torch.stack(list(made.terms.values())).sum()
     model.zero_grad()
-    total.backward()
+    torch.autograd.backward(total)
     losses = {**made.terms, "total": total}
     return {
         **{f"loss.{name}": value.detach().view(1) for name, value in losses.items()},

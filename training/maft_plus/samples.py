@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from shared.arrays import BoolArray
-from shared.errors import InvalidInputError, MmscError
+from shared.errors import InvalidInputError
 from training.maft_plus.photos import Photo, PhotoSet
 from training.maft_plus.targets import Target
 
@@ -91,7 +91,15 @@ def _nearest(mask: BoolArray, height: int, width: int) -> BoolArray:
     return np.asarray(image) > 0
 
 
-class Samples(Dataset[Sample | MmscError]):
+@dataclass(frozen=True)
+class Damage:
+    """Why there is no sample; an error would not survive its way from another process."""
+
+    field: str
+    description: str
+
+
+class Samples(Dataset[Sample | Damage]):
     """The stream of one process, by position.
 
     Args:
@@ -103,17 +111,14 @@ class Samples(Dataset[Sample | MmscError]):
     def __init__(self, photos: PhotoSet, stream: Stream, sizes: Sizes) -> None:
         self._photos, self._stream, self._sizes = photos, stream, sizes
 
-    def __getitem__(self, position: int) -> Sample | MmscError:
-        """The sample at a position.
-
-        What is wrong with its files is returned: raised, it would lose its type on its way from another process.
-        """
+    def __getitem__(self, position: int) -> Sample | Damage:
+        """The sample at a position, or what is wrong with its files."""
         rng = self._stream.draws(position)
         flip, seed = bool(rng.random() < _FLIPPED), int(rng.integers(1 << 62))
         try:
             return prepare(self._photos.read(self._stream.photo(position)), self._sizes, flip=flip, seed=seed)
-        except MmscError as error:
-            return error
+        except InvalidInputError as error:
+            return Damage(error.field, error.description)
 
 
 @dataclass(frozen=True)
@@ -159,6 +164,6 @@ def batches(samples: Samples, share: Share, iterations: range, workers: int) -> 
     loader = DataLoader(samples, batch_sampler=order, num_workers=workers, collate_fn=list, generator=torch.Generator())
     for batch in loader:
         for sample in batch:
-            if isinstance(sample, MmscError):
-                raise sample
+            if isinstance(sample, Damage):
+                raise InvalidInputError(sample.field, sample.description)
         yield batch

@@ -2,16 +2,16 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import open_clip
 import torch
-from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor
 
 from shared.errors import InvalidInputError, WeightsError
 from transmitter.relevance.files import fitted, from_hub, only_tensors, read_checkpoint
-from transmitter.relevance.maft_plus.config import BASE, LARGE, MaftConfig, config_of
+from transmitter.relevance.maft_plus.checkpoint import read
+from transmitter.relevance.maft_plus.config import BASE, LARGE, MaftConfig
 from transmitter.relevance.maft_plus.model import MaftPlus
 
 Variant = Literal["large", "base"]
@@ -24,6 +24,9 @@ _CLIPS: Final = {"large": "convnext_large_d_320", "base": "convnext_base_w_320"}
 _TAGS: Final = {"large": "laion2b_s29b_b131k_ft_soup", "base": "laion_aesthetic_s13b_b82k_augreg"}
 _HUB_FILES: Final = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 _ADVICE: Final = "fetch it elsewhere and give the file to --init"
+
+_WORDS: Final = 49_408
+"""Tokens of CLIP's tokenizer."""
 
 _HEAD: Final = "sem_seg_head."
 _STEM: Final = "visual.trunk.stem.0.weight"
@@ -39,8 +42,8 @@ def start_model(init: str | None, variant: Variant | None) -> MaftPlus:
         variant: which MAFT+; None takes what the file holds, or Large.
 
     Raises:
-        InvalidInputError: there is no such tag, or the file holds another variant.
-        WeightsError: the weights cannot be had, or are damaged or foreign.
+        InvalidInputError: there is no such tag, or a CLIP's file holds another variant.
+        WeightsError: the weights cannot be had, or are damaged or foreign, or a MAFT+ file holds another variant.
     """
     kind: Variant = variant or "large"
     if init == RANDOM:
@@ -49,10 +52,12 @@ def start_model(init: str | None, variant: Variant | None) -> MaftPlus:
         path = _fetched(kind, init or _TAGS[kind])
         return _of_clip(only_tensors(read_checkpoint(path)), path, kind)
     path = Path(init)
-    state = _unwrapped(read_checkpoint(path))
+    content = read_checkpoint(path)
+    inner = next((content[name] for name in ("model", "state_dict") if isinstance(content.get(name), dict)), content)
+    state = only_tensors(inner)
     if any(name.startswith(_HEAD) for name in state):
         return _of_maft(state, path, variant)
-    return _of_clip(state, path, variant)
+    return _of_clip({name.removeprefix("module."): value for name, value in state.items()}, path, variant)
 
 
 def _fetched(variant: Variant, tag: str) -> Path:
@@ -64,12 +69,6 @@ def _fetched(variant: Variant, tag: str) -> Path:
         raise InvalidInputError("init", told)
     repository = str(open_clip.get_pretrained_cfg(name, tag)["hf_hub"]).rstrip("/")
     return from_hub(repository, _HUB_FILES, _ADVICE)
-
-
-def _unwrapped(content: dict[str, Any]) -> dict[str, Tensor]:
-    """The tensors of a checkpoint, which may be under a name of its own, or saved from several processes."""
-    inner = next((content[name] for name in ("model", "state_dict") if isinstance(content.get(name), dict)), content)
-    return {str(name).removeprefix("module."): value for name, value in only_tensors(inner).items()}
 
 
 def _of_clip(state: dict[str, Tensor], path: Path, variant: Variant | None) -> MaftPlus:
@@ -95,15 +94,15 @@ def _with_clip(model: MaftPlus, state: dict[str, Tensor] | None) -> MaftPlus:
 
 
 def _of_maft(state: dict[str, Tensor], path: Path, variant: Variant | None) -> MaftPlus:
-    config = config_of({name: tuple(value.shape) for name, value in state.items()})
-    if variant is not None and config != _CONFIGS[variant]:
-        raise InvalidInputError("variant", f"{path} holds a MAFT+ of other sizes, not {variant}")
-    model = MaftPlus(config, teacher=True)
-    wanted = model.state_dict()
+    found = read(path, variant or "")
+    model = MaftPlus(found.config, teacher=True)
+    own = {name: value for name, value in state.items() if name.startswith(_TEACHER)}
     taught = {
-        _TEACHER + name.removeprefix(_STUDENT): value for name, value in state.items() if name.startswith(_STUDENT)
+        _TEACHER + name.removeprefix(_STUDENT): value
+        for name, value in found.state.items()
+        if name.startswith(_STUDENT)
     }
-    model.load_state_dict(fitted({**taught, **state}, wanted, path, "MAFT+"))
+    model.load_state_dict(fitted({**found.state, **taught, **own}, model.state_dict(), path, "MAFT+"))
     return model
 
 
@@ -113,13 +112,12 @@ def text_encoder(model: MaftPlus) -> Callable[[list[str]], Tensor]:
     Raises:
         InvalidInputError: the text tower knows fewer words than CLIP's tokenizer.
     """
-    tokenizer = SimpleTokenizer(context_length=model.config.context_length)
-    if model.config.vocab_size < tokenizer.vocab_size:
+    if model.config.vocab_size < _WORDS:
         raise InvalidInputError("init", f"its text tower knows {model.config.vocab_size} tokens only")
 
     @torch.no_grad()
     def encode(prompts: list[str]) -> Tensor:
-        tokens: Tensor = tokenizer(prompts)
+        tokens: Tensor = open_clip.tokenize(prompts, model.config.context_length)
         return model.backbone.encode_text(tokens.to(model.void_embedding.weight.device))
 
     return encode

@@ -159,7 +159,7 @@ class Trainer:
         if not bool(total.isfinite()):
             raise MmscError(f"iteration {self.iteration}: the loss is not finite ({_told(terms)})")
         self._optimiser.zero_grad()
-        self._scaler.scale(total).backward()
+        torch.autograd.backward(self._scaler.scale(total))
         self._scaler.unscale_(self._optimiser)
         norm = clip_gradients(self.step.model)
         # The scaler passes over gradients that are not finite; without it, that is done here.
@@ -234,8 +234,8 @@ def facts(settings: Settings, photos: PhotoSet) -> dict[str, str]:
 def _parallel(step: TrainingStep) -> nn.Module:
     if not distributed.is_initialized():
         return step
-    return nn.parallel.DistributedDataParallel(step, broadcast_buffers=False)
+    return nn.parallel.DistributedDataParallel(step, forward_sync_buffers=False)
 
 
 def _told(terms: Mapping[str, Tensor]) -> str:
-    return ", ".join(f"{name} {float(value):.3g}" for name, value in terms.items() if not bool(value.isfinite()))
+    return ", ".join(f"{name} {value.item():.3g}" for name, value in terms.items() if not bool(value.isfinite()))

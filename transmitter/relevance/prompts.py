@@ -13,14 +13,14 @@ everywhere. So scores are compared with those of phrases that fit anything, as L
 over them. Where the picture is better described by "object" than by the query, it is below 1/2.
 """
 
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from threading import Lock
 from typing import Final
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from transmitter.relevance.recent import Recent
 
 _SIZES: Final = ("small", "medium", "large")
 
@@ -89,9 +89,8 @@ class PhraseEncoder:
     """
 
     def __init__(self, encode: Callable[[list[str]], Tensor], capacity: int = CACHED_PHRASES) -> None:
-        self._encode, self._capacity = encode, capacity
-        self._vectors: OrderedDict[str, Tensor] = OrderedDict()
-        self._lock = Lock()
+        self._encode = encode
+        self._vectors: Recent[str, Tensor] = Recent(capacity)
 
     def __call__(self, phrases: Sequence[str]) -> Tensor:
         """Vectors of phrases; the text tower is asked once about all that are not remembered.
@@ -102,29 +101,20 @@ class PhraseEncoder:
         Returns:
             (phrases, channels), unit length, where and of the dtype that the text tower computes.
         """
-        known = self._remembered(phrases)
-        new = [phrase for phrase in dict.fromkeys(phrases) if phrase not in known]
+        asked = dict.fromkeys(phrases)
+        known = {phrase: found for phrase in asked if (found := self._vectors.get(phrase)) is not None}
+        new = [phrase for phrase in asked if phrase not in known]
         if new:
             known |= self._learnt(new)
         return torch.stack([known[phrase] for phrase in phrases])
 
-    def _remembered(self, phrases: Sequence[str]) -> dict[str, Tensor]:
-        with self._lock:
-            known = {phrase: self._vectors[phrase] for phrase in phrases if phrase in self._vectors}
-            for phrase in known:
-                self._vectors.move_to_end(phrase)
-        return known
-
     def _learnt(self, phrases: Sequence[str]) -> dict[str, Tensor]:
-        # Outside the lock: a thread that knows its phrases need not wait for one that does not.
         with torch.no_grad():
             features = self._encode([prompt for phrase in phrases for prompt in prompts_of(phrase)])
             vectors = ensemble(features.reshape(len(phrases), len(TEMPLATES), -1))
         learnt = dict(zip(phrases, vectors, strict=True))
-        with self._lock:
-            self._vectors |= learnt
-            while len(self._vectors) > self._capacity:
-                self._vectors.popitem(last=False)
+        for phrase, vector in learnt.items():
+            self._vectors.put(phrase, vector)
         return learnt
 
 

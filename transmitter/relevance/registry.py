@@ -68,6 +68,33 @@ def load_vit_attention(path: Path | None = None, device: str = "cpu") -> Relevan
     return load(path, usable_device(device))
 
 
+def load_open_clip(
+    path: Path | None = None, device: str = "cpu", options: Mapping[str, str] | None = None
+) -> RelevanceExtractor:
+    """Loads dense features of a plain CLIP.
+
+    Args:
+        path: a file of open_clip's; none means the model hub's of the option `model`.
+        device: "cpu", "cuda", "cuda:1"...
+        options: those that `EXTRACTORS` describes.
+
+    Raises:
+        InvalidInputError: this machine has no such device, or an option's value makes no sense.
+        WeightsError: the file is absent, damaged or of another network, or the hub gives none.
+    """
+    from transmitter.relevance.devices import usable_device  # noqa: PLC0415
+    from transmitter.relevance.open_clip_dense.extractor import load  # noqa: PLC0415
+
+    return load(path, usable_device(device), options)
+
+
+def _load_maft_plus(path: Path | None, device: str, options: Mapping[str, str]) -> RelevanceExtractor:
+    from transmitter.relevance.devices import usable_device  # noqa: PLC0415
+    from transmitter.relevance.maft_plus.extractor import load  # noqa: PLC0415
+
+    return load(path, usable_device(device), options)
+
+
 DEFAULT_EXTRACTOR: Final = "embedded"
 """What needs nothing but this repository."""
 
@@ -83,6 +110,32 @@ EXTRACTORS: Final[Mapping[str, ExtractorEntry]] = {
         lambda path, device, _: load_vit_attention(path, device),
         "--vit-weights",
         "Weights of vit-attention: DINO's .pth or timm's safetensors file; the model hub's where none is given.",
+    ),
+    "maft-plus": ExtractorEntry(
+        "MAFT+ (ECCV 2024), the paper's own; needs an official checkpoint",
+        _load_maft_plus,
+        "--maft-weights",
+        "Weights of maft-plus: an official .pth, or what `mmsc weights convert` made of it.",
+        {
+            "convention": "reading of eq. 7: relevancy, raw, unit-v or cosine",
+            "short-side": "pixels that the short side is scaled to, or native",
+            "precision": "of the large matrices: fp32, bf16 or fp16",
+            "variant": "what the weights must be: large, base or panoptic-large",
+        },
+    ),
+    "open-clip": ExtractorEntry(
+        "free-text relevance by a plain OpenCLIP, ViT or ConvNeXt; for users who have no MAFT+ file",
+        load_open_clip,
+        "--open-clip-weights",
+        "Weights of open-clip: open_clip's safetensors, .bin or .pt file of the option open-clip.model; the model "
+        "hub's where none is given.",
+        {
+            "model": "ARCH/TAG of open_clip, or ARCH with a weights file; ViT-B-16/openai",
+            "short-side": "what the picture's short side is scaled to, in pixels; 336 for a ViT, 448 for a ConvNeXt",
+            "neighbourhood": "how far a ViT's patches look, in patches; 5",
+            "refine": "whether the map's edges follow the picture's, yes or no; yes",
+            "precision": "what a GPU computes in: fp32, bf16 or fp16; fp32",
+        },
     ),
 }
 """Every extractor by the name that requests and options use."""

@@ -10,7 +10,6 @@ out. Tensors are mapped from the file and become the model's own without a copy,
 a file must not be overwritten while a process uses it.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -149,28 +148,29 @@ def write(path: Path, state: Mapping[str, Tensor], config: MaftConfig, notes: Ma
     part = path.with_name(f".{path.name}.part")
     try:
         safetensors.torch.save_file(own, part, metadata={**notes, **settings})
+        _order_metadata(part)
+        part.chmod(0o644)  # the library makes files that nobody else may read
         part.replace(path)
     except (OSError, SafetensorError) as error:
         part.unlink(missing_ok=True)
         raise WeightsError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error})") from error
 
 
+def _order_metadata(path: Path) -> None:
+    """Sorts the metadata of a safetensors file in place; the library's own order is by chance, and changes the hash."""
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        ordered = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(ordered) <= size:
+            file.seek(8)
+            file.write(ordered.ljust(size))
+
+
 def variant_of(config: MaftConfig) -> str:
     """The name of a configuration: of `VARIANTS`, or `CUSTOM`."""
     return next((name for name, known in VARIANTS.items() if known == config), CUSTOM)
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal.
-
-    Raises:
-        WeightsError: it cannot be read.
-    """
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def notes_of(path: Path) -> dict[str, str]:

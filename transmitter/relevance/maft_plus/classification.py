@@ -113,6 +113,27 @@ def pool_masks(maps: Tensor, mask_logits: Tensor) -> Tensor:
     return torch.einsum("bchw,bqhw->bqc", maps, shares)
 
 
+def pool_masks_or_strongest(maps: Tensor, mask_logits: Tensor) -> Tensor:
+    """As `pool_masks`, but a mask that covers no place of the maps takes the one where it is strongest.
+
+    The original gives every such mask, a small object's as well as that of no object, the same vector, that of no
+    picture at all.
+
+    Args:
+        maps: (batch, channels, h, w).
+        mask_logits: (batch, queries, h', w'), h' and w' multiples of h and w.
+
+    Returns:
+        (batch, queries, channels).
+    """
+    size = maps.shape[2:]
+    resized = functional.interpolate(mask_logits, size=size, mode="bilinear", align_corners=False)
+    empty = (resized <= 0).all((2, 3), keepdim=True)
+    blocks = functional.adaptive_max_pool2d(mask_logits, size)
+    strongest = torch.where(blocks == blocks.amax((2, 3), keepdim=True), 1.0, -1.0)
+    return pool_masks(maps, torch.where(empty, strongest.to(resized.dtype), resized))
+
+
 def class_logits(vectors: Tensor, texts: Tensor, synonyms: Sequence[int], scale: Tensor) -> Tensor:
     """Agreement of vectors with texts; a class is as likely as its likeliest synonym.
 

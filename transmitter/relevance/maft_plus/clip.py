@@ -3,14 +3,13 @@
 from typing import Any, Final, NamedTuple
 
 import timm
-import torch
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from timm.layers.mlp import Mlp
 from torch import Tensor, nn
 
+from transmitter.relevance.clip_text import encode_text, logit_scale
 from transmitter.relevance.maft_plus.config import MaftConfig
 
-_MAX_LOGIT_SCALE: Final = 100.0
 _STOCHASTIC_DEPTH: Final = 0.1
 
 
@@ -18,7 +17,7 @@ class ClipFeatures(NamedTuple):
     """What the ConvNeXt gives of a batch of pictures; no norm on any tap (FACTS 3)."""
 
     stem: Tensor
-    """(batch, C0, h / 4, w / 4)."""
+    """(batch, C0, h / 4, w / 4); of inference, which has no use for it, an empty one."""
     res2: Tensor
     """(batch, C0, h / 4, w / 4)."""
     res3: Tensor
@@ -70,18 +69,11 @@ class ClipBackbone(nn.Module):
         Returns:
             (count, embed_dim).
         """
-        clip, ends = self.clip_model, tokens.argmax(-1)
-        length = int(ends.max()) + 1 if trim else tokens.shape[1]
-        x = clip.token_embedding(tokens[:, :length]) + clip.positional_embedding[:length]
-        x = clip.transformer(x, attn_mask=clip.attn_mask[:length, :length])
-        ended = clip.ln_final(x[torch.arange(len(x), device=x.device), ends])
-        features: Tensor = ended @ clip.text_projection
-        return features
+        return encode_text(self.clip_model, tokens, trim=trim)
 
     def logit_scale(self) -> Tensor:
         """The factor that turns cosines into logits, 0-d, at most 100."""
-        scale: Tensor = self.clip_model.logit_scale.exp()
-        return scale.clamp(max=_MAX_LOGIT_SCALE)
+        return logit_scale(self.clip_model)
 
 
 def _clip(config: MaftConfig) -> CLIP:

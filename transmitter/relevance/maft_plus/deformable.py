@@ -1,6 +1,7 @@
 """Multi-scale deformable attention (Deformable DETR) in plain PyTorch, with no compiled operator."""
 
 import math
+from collections.abc import Callable
 from typing import Final
 
 import torch
@@ -11,6 +12,14 @@ from transmitter.relevance.maft_plus.config import LEVELS, MaftConfig
 
 Sizes = tuple[tuple[int, int], ...]
 """(rows, columns) of every level, in the order of the tokens."""
+
+Product = Callable[[nn.Linear, Tensor], Tensor]
+"""How a linear layer is computed."""
+
+
+def _product(layer: nn.Linear, x: Tensor) -> Tensor:
+    y: Tensor = layer(x)
+    return y
 
 
 class DeformableAttention(nn.Module):
@@ -65,14 +74,13 @@ class DeformableAttention(nn.Module):
         read: Tensor = self.output_proj(sample_levels(values, locations, self.weights(query), sizes))
         return read
 
-    def offsets(self, query: Tensor) -> Tensor:
+    def offsets(self, query: Tensor, product: Product = _product) -> Tensor:
         """Where each query reads: (batch, tokens, heads, levels, points, 2), x and y from its place, in pixels."""
-        offsets: Tensor = self.sampling_offsets(query)
-        return offsets.view(*query.shape[:2], self.heads, LEVELS, self.points, 2)
+        return product(self.sampling_offsets, query).view(*query.shape[:2], self.heads, LEVELS, self.points, 2)
 
-    def weights(self, query: Tensor) -> Tensor:
+    def weights(self, query: Tensor, product: Product = _product) -> Tensor:
         """How much each point counts: (batch, tokens, heads, levels, points), 1 in all over levels and points."""
-        logits: Tensor = self.attention_weights(query).view(*query.shape[:2], self.heads, LEVELS * self.points)
+        logits = product(self.attention_weights, query).view(*query.shape[:2], self.heads, LEVELS * self.points)
         return logits.softmax(-1).view(*logits.shape[:3], LEVELS, self.points)
 
 

@@ -9,6 +9,7 @@ Against `MaftPlus.forward`, which computes every prediction and carries gradient
 - prompts are a tree (`text_tower`), matrices and deformable attention as in `kernels`, the trunk channels last.
 """
 
+from collections.abc import Callable
 from typing import Any, Final, Literal, NamedTuple
 
 import torch
@@ -21,7 +22,7 @@ from transmitter.relevance.maft_plus.config import LEVELS, SIZE_STEP
 from transmitter.relevance.maft_plus.kernels import attention, linear, perceptron, sample
 from transmitter.relevance.maft_plus.mask_decoder import Memory, blocked_places, masks_of, resize
 from transmitter.relevance.maft_plus.model import MaftPlus
-from transmitter.relevance.maft_plus.pixel_decoder import EncoderTokens, PixelFeatures
+from transmitter.relevance.maft_plus.pixel_decoder import EncoderTokens, PixelFeatures, level_maps
 from transmitter.relevance.maft_plus.text_tower import encode_prompts
 from transmitter.relevance.maft_plus.trunk import projected, trunk_features
 
@@ -29,6 +30,10 @@ Precision = Literal["fp32", "bf16", "fp16"]
 """Of the trunk's and the text tower's matrices; everything else is computed in fp32."""
 
 _DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+Pool = Callable[[Tensor, Tensor], Tensor]
+"""(batch, channels, h, w) and mask logits to (batch, queries, channels)."""
 
 
 class Seen(NamedTuple):
@@ -48,10 +53,17 @@ class MaftInference:
     Args:
         model: on its device; goes to eval mode and is not to be trained afterwards.
         precision: of the large matrices.
+        pool: means of the trunk's last map over masks; `pool_masks` is the original's.
+        compiled: whether torch's compiler joins `look` into few kernels, replayed as a CUDA graph on a GPU. The first
+            batch of every new shape then takes minutes at full size, and on a CPU a C++ compiler. It is one graph,
+            but its speed on a GPU has not been measured; off by default.
     """
 
-    def __init__(self, model: MaftPlus, *, precision: Precision = "fp32") -> None:
+    def __init__(
+        self, model: MaftPlus, *, precision: Precision = "fp32", pool: Pool = pool_masks, compiled: bool = False
+    ) -> None:
         self.model = model.eval().requires_grad_(requires_grad=False)
+        self._pool = pool
         self._pixel: Any = model.sem_seg_head.pixel_decoder
         self._predictor: Any = model.sem_seg_head.predictor
         self._clip: Any = model.backbone.clip_model
@@ -60,6 +72,10 @@ class MaftInference:
         if precision != "fp32":
             _lower(self._clip.transformer, _DTYPES[precision])
             _lower(self._clip.visual.trunk.stages, _DTYPES[precision])
+        self._run: Callable[[Tensor], Seen] = self._look
+        if compiled:
+            self._run = torch.compile(self._look, mode="reduce-overhead", dynamic=False, fullgraph=True)
+        self._compiled = compiled
 
     @property
     def device(self) -> torch.device:
@@ -83,9 +99,17 @@ class MaftInference:
         """
         if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] % SIZE_STEP or images.shape[3] % SIZE_STEP:
             raise InvalidInputError("images", f"not (batch, 3, h, w) in steps of {SIZE_STEP}: {tuple(images.shape)}")
+        seen = self._run(images)
+        # What a CUDA graph gives is overwritten by its next run.
+        return Seen(*(part.clone() for part in seen)) if self._compiled else seen
+
+    def _look(self, images: Tensor) -> Seen:
         features = trunk_features(self._clip.visual.trunk, images)
-        masks = self._masks(self._pixels(features))
-        pooled, tokens = pool_masks(features.res5, masks), scrambled(features.res5)
+        dense, pixels = features.res5, self._pixels(features)
+        # The finer maps are large, and not needed any more.
+        del features
+        masks = self._masks(pixels)
+        pooled, tokens = self._pool(dense, masks), scrambled(dense)
         batch, rows, columns, channels = tokens.shape
         # One product for both: the head's weights are read once.
         both = torch.cat([pooled, tokens.view(batch, -1, channels)], 1)
@@ -115,8 +139,15 @@ class MaftInference:
         x = tokens.source
         for layer in self._pixel.transformer.encoder.layers:
             x = _encoder_layer(layer, x, tokens)
-        pixels: PixelFeatures = self._pixel.join(x, tokens.sizes, features.res2)
-        return pixels
+        coarse, middle, fine = level_maps(x, tokens.sizes)
+        return PixelFeatures((coarse, middle, fine), self._pixel.mask_features(self._joined(fine, features.res2)))
+
+    def _joined(self, fine: Tensor, res2: Tensor) -> Tensor:
+        """As `PixelDecoder.joined`, in place where it can be: at stride 4 every map is large."""
+        lateral = self._pixel.adapter_1(res2)
+        lateral += resize(fine, res2.shape[2:])
+        joined: Tensor = self._pixel.layer_1(lateral)
+        return joined.relu_()
 
     def _masks(self, pixels: PixelFeatures) -> Tensor:
         """The final mask logits."""
@@ -151,12 +182,17 @@ def _attended(module: Any, inputs: tuple[Tensor, Tensor, Tensor], allowed: Tenso
 
 
 def _encoder_layer(layer: Any, x: Tensor, tokens: EncoderTokens) -> Tensor:
-    attend, query = layer.self_attn, x + tokens.position
-    values = linear(attend.value_proj, x).view(*x.shape[:2], attend.heads, -1)
-    read = sample(values, tokens.reference, attend.offsets(query), attend.weights(query), tokens.sizes)
-    x = layer.norm1(x + linear(attend.output_proj, read))
+    x = layer.norm1(x + _sampled(layer.self_attn, x, tokens))
     y: Tensor = layer.norm2(x + perceptron(layer.linear1, layer.linear2, x, "relu"))
     return y
+
+
+def _sampled(attend: Any, x: Tensor, tokens: EncoderTokens) -> Tensor:
+    query = x + tokens.position
+    values = linear(attend.value_proj, x).view(*x.shape[:2], attend.heads, -1)
+    offsets, weights = attend.offsets(query, linear), attend.weights(query, linear)
+    read = sample(values, tokens.reference, offsets, weights, tokens.sizes)
+    return linear(attend.output_proj, read)
 
 
 def _lower(module: nn.Module, dtype: torch.dtype) -> None:

@@ -16,7 +16,21 @@ from transmitter.relevance.maft_plus.deformable import Sizes, sample_levels
 
 Activation = Literal["none", "relu", "gelu"]
 
-_ONEDNN: Final = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+_VECTORS_AT_ONCE: Final = 1_200
+
+_QUERIES_AT_ONCE: Final = 1_024
+
+
+def _fused_precisions() -> frozenset[torch.dtype]:
+    """What oneDNN's linear layer takes here; it is not a public function, and made for processors with AVX."""
+    made_for = torch.backends.cpu.get_cpu_capability().startswith("AVX")
+    if not made_for or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return frozenset()
+    halves = hasattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported") and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return frozenset({torch.float32, torch.bfloat16} if halves else {torch.float32})
+
+
+_FUSED: Final = _fused_precisions()
 
 
 def linear(layer: nn.Linear, x: Tensor, activation: Activation = "none") -> Tensor:
@@ -36,7 +50,7 @@ def linear(layer: nn.Linear, x: Tensor, activation: Activation = "none") -> Tens
 def affine(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation = "none") -> Tensor:
     """`linear` of bare weights: (out, in) and (out,)."""
     x = x.to(weight.dtype)
-    if _ONEDNN and x.device.type == "cpu" and not torch.is_grad_enabled() and weight.dtype != torch.float16:
+    if x.device.type == "cpu" and weight.dtype in _FUSED and not torch.is_grad_enabled():
         fused: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], "none")
         return fused
     y = functional.linear(x, weight, bias)
@@ -46,8 +60,25 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activatio
 
 
 def perceptron(first: nn.Linear, second: nn.Linear, x: Tensor, activation: Activation) -> Tensor:
-    """Two linear layers with an activation between: (..., in) to (..., out), of x's precision."""
-    return linear(second, linear(first, x, activation)).to(x.dtype)
+    """Two linear layers with an activation between: (..., in) to (..., out), of x's precision.
+
+    What is between the layers is the largest tensor of all, and never there as a whole (see `few_at_once`).
+    """
+    flat = x.reshape(-1, x.shape[-1])
+    y = [linear(second, linear(first, flat[few], activation)).to(x.dtype) for few in few_at_once(flat)]
+    return (y[0] if len(y) == 1 else torch.cat(y)).view(*x.shape[:-1], -1)
+
+
+def few_at_once(vectors: Tensor) -> list[slice]:
+    """Rows of (count, channels) that are worked on together: on a processor few, elsewhere all."""
+    count = len(vectors)
+    step = _VECTORS_AT_ONCE if vectors.device.type == "cpu" else count
+    return [slice(start, min(start + step, count)) for start in range(0, count, step)]
+
+
+def norm(layer: nn.LayerNorm, x: Tensor) -> Tensor:
+    """A layer norm over the last dimension, whatever the layer does to the others before."""
+    return functional.layer_norm(x, layer.normalized_shape, layer.weight, layer.bias, layer.eps)
 
 
 def attention(
@@ -79,13 +110,11 @@ def attention(
 def _projections(weights: tuple[Tensor, Tensor], inputs: tuple[Tensor, Tensor, Tensor]) -> list[Tensor]:
     """Queries, keys and values; weights of neighbours that read the same are used as one matrix."""
     query, key, value = inputs
-    if query is key and key is value:
-        return list(affine(query, *weights).chunk(3, -1))
     matrix, bias = (part.chunk(3) for part in weights)
     if query is key:
         both = affine(query, weights[0][: -len(matrix[2])], weights[1][: -len(bias[2])])
         return [*both.chunk(2, -1), affine(value, matrix[2], bias[2])]
-    return [affine(x, *part) for x, *part in zip(inputs, matrix, bias, strict=True)]
+    return [affine(x, part, shift) for x, part, shift in zip(inputs, matrix, bias, strict=True)]
 
 
 def _split_heads(x: Tensor, heads: int) -> Tensor:
@@ -113,11 +142,20 @@ def sample(values: Tensor, reference: Tensor, offsets: Tensor, weights: Tensor, 
     if device.type != "cpu" or torch.is_grad_enabled():
         return sample_levels(values, reference[:, None, None, None] + offsets / extent, weights, sizes)
     # Half a pixel, because a token's middle is its place; one more for the border.
-    place = offsets + (reference[:, None, None, None] * extent + 0.5)
-    place = torch.minimum(place.clamp_min_(0), extent + 1)
-    low = place.floor()
+    places = (reference[:, None, None, None] * extent + 0.5).expand(len(reference), -1, -1, -1, -1)
     table, starts = _bordered(values, sizes)
-    index = _rows(low, starts, sizes, values.shape[2])
+    parts = (torch.split(x, _QUERIES_AT_ONCE, dim) for x, dim in ((places, 0), (offsets, 1), (weights, 1)))
+    read = [
+        _weighted_rows(table, torch.minimum((place + offset).clamp_min_(0), extent + 1), weight, starts, sizes)
+        for place, offset, weight in zip(*parts, strict=True)
+    ]
+    return torch.cat(read, 1)
+
+
+def _weighted_rows(table: Tensor, place: Tensor, weights: Tensor, starts: Sequence[int], sizes: Sizes) -> Tensor:
+    """Sums of the table's rows around places within the borders: (batch, queries, heads * channels)."""
+    low = place.floor()
+    index = _rows(low, starts, sizes, weights.shape[2])
     bags = index.shape[0] * index.shape[1] * index.shape[2]
     shares = _shares(place.sub_(low), weights)
     total = functional.embedding_bag(index.view(bags, -1), table, per_sample_weights=shares.view(bags, -1), mode="sum")

@@ -152,7 +152,7 @@ class PixelDecoder(nn.Module):
             sizes: of the levels.
             res2: (batch, C0, h / 4, w / 4).
         """
-        coarse, middle, fine = _maps(encoded, sizes)
+        coarse, middle, fine = level_maps(encoded, sizes)
         return PixelFeatures((coarse, middle, fine), self.mask_features(self.joined(fine, res2)))
 
     def joined(self, fine: Tensor, res2: Tensor) -> Tensor:
@@ -174,6 +174,7 @@ def _bias(conv: nn.Conv2d) -> Tensor:
     return conv.bias
 
 
-def _maps(encoded: Tensor, sizes: Sizes) -> Sequence[Tensor]:
+def level_maps(encoded: Tensor, sizes: Sizes) -> Sequence[Tensor]:
+    """(batch, tokens, hidden) to one (batch, hidden, rows, columns) per level."""
     levels = torch.split(encoded, [rows * columns for rows, columns in sizes], dim=1)
     return [level.transpose(1, 2).reshape(len(level), -1, *size) for level, size in zip(levels, sizes, strict=True)]

@@ -151,7 +151,8 @@ def _covers(weights: Tensor, logits: Tensor, size: tuple[int, int] | None) -> It
         grown = masks.float()
         if size is not None:
             grown = functional.interpolate(grown, size, mode="bilinear", align_corners=False)
-        yield part, grown.sigmoid()
+        # In place where it is a copy of ours: at the size of the picture it is the largest tensor of all.
+        yield part, grown.sigmoid() if size is None else grown.sigmoid_()
 
 
 def relevance_maps(

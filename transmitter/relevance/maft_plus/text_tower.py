@@ -13,16 +13,30 @@ start ─ a ─ photo ─ of ─ a ─┬─ cat ─┬─ . ─ end
 14 prompts of a word are some 70 nodes, instead of 14 x 77 tokens; of each further query, some 50.
 """
 
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from transmitter.relevance.maft_plus.kernels import attention, perceptron
+from transmitter.relevance.maft_plus.kernels import affine, linear, norm, perceptron
 
 _PROMPTS_AT_ONCE: Final = 280
-"""Bounds the tree, whose attention grows with the square of its nodes."""
+"""Bounds the memory of one tree."""
+
+_NODES_AT_ONCE: Final = 128
+"""Nodes whose attention is computed together: neighbours see much the same, and nothing of most other nodes."""
+
+
+class Block(NamedTuple):
+    """Neighbouring nodes, and all that any of them sees."""
+
+    nodes: slice
+    seen: Tensor
+    """(places,) int64: nodes that some node of the block sees."""
+    allowed: Tensor
+    """(1, 1, nodes of the block, places) bool: which of them each one sees."""
 
 
 class PromptTree(NamedTuple):
@@ -32,14 +46,23 @@ class PromptTree(NamedTuple):
     """(nodes,) int64."""
     depths: Tensor
     """(nodes,) int64, 0 for the root."""
-    visible: Tensor
-    """(nodes, nodes) bool: which nodes each one sees, itself and those on the way to the root."""
     ends: Tensor
     """(prompts,) int64: the node where each prompt ends."""
+    visible: Tensor
+    """(nodes, nodes) bool: which nodes each one sees, itself and those on the way to the root."""
+
+    def to(self, device: torch.device) -> "PromptTree":
+        """The same on another device."""
+        return PromptTree(*(part.to(device) for part in self))
+
+    def blocks(self) -> list[Block]:
+        """All nodes, in blocks."""
+        firsts = range(0, len(self.tokens), _NODES_AT_ONCE)
+        return [_block(self.visible, slice(first, first + _NODES_AT_ONCE)) for first in firsts]
 
 
 def prompt_tree(tokens: Tensor) -> PromptTree:
-    """The tree of some prompts.
+    """The tree of some prompts, on the CPU.
 
     Args:
         tokens: (prompts, context) int64; the highest id of a row is its end.
@@ -61,7 +84,13 @@ def prompt_tree(tokens: Tensor) -> PromptTree:
         if parent >= 0:
             visible[node] |= visible[parent]
     found = torch.tensor([token for _, token in nodes])
-    return PromptTree(found, visible.sum(1) - 1, visible, torch.tensor(ends))
+    return PromptTree(found, visible.sum(1) - 1, torch.tensor(ends), visible)
+
+
+def _block(visible: Tensor, nodes: slice) -> Block:
+    rows = visible[nodes]
+    seen = rows.any(0).nonzero()[:, 0]
+    return Block(nodes, seen, rows[None, None, :, seen])
 
 
 def encode_prompts(clip: Any, tokens: Tensor) -> Tensor:
@@ -75,21 +104,41 @@ def encode_prompts(clip: Any, tokens: Tensor) -> Tensor:
         (prompts, embed_dim) float32, not normalised.
     """
     device = clip.positional_embedding.device
-    parts = [_encode(clip, prompt_tree(part.cpu()), device) for part in tokens.split(_PROMPTS_AT_ONCE)]
-    return torch.cat(parts)
+    trees = [prompt_tree(part.cpu()).to(device) for part in torch.split(tokens, _PROMPTS_AT_ONCE)]
+    return torch.cat([_encode(clip, tree) for tree in trees])
 
 
-def _encode(clip: Any, tree: PromptTree, device: torch.device) -> Tensor:
-    places, depths, visible, ends = (part.to(device) for part in tree)
-    x = (clip.token_embedding(places) + clip.positional_embedding[depths])[None].float()
-    for block in clip.transformer.resblocks:
-        y, heads = _norm(block.ln_1, x), block.attn
-        weights = (heads.in_proj_weight, heads.in_proj_bias)
-        x = x + attention(weights, heads.out_proj, heads.num_heads, (y, y, y), visible[None])
-        x = x + perceptron(block.mlp.c_fc, block.mlp.c_proj, _norm(block.ln_2, x), "gelu")
-    features: Tensor = _norm(clip.ln_final, x[0, ends]) @ clip.text_projection.float()
-    return features
+def _encode(clip: Any, tree: PromptTree) -> Tensor:
+    x = (clip.token_embedding(tree.tokens) + clip.positional_embedding[tree.depths]).float()
+    blocks = tree.blocks()
+    *before, last = clip.transformer.resblocks
+    for layer in before:
+        x = _after(layer, x, _attended(layer, x, blocks))
+    # After the last attention nothing but the ends is read.
+    features = norm(clip.ln_final, _after(last, x[tree.ends], _attended(last, x, blocks)[tree.ends]))
+    projected: Tensor = features @ clip.text_projection.float()
+    return projected
 
 
-def _norm(norm: Any, x: Tensor) -> Tensor:
-    return functional.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+def _attended(layer: Any, x: Tensor, blocks: Sequence[Block]) -> Tensor:
+    """What the nodes see, before the output's matrix: (nodes, width)."""
+    width, heads = x.shape[1], layer.attn.num_heads
+    joint = affine(norm(layer.ln_1, x), layer.attn.in_proj_weight, layer.attn.in_proj_bias)
+    queries, others = torch.split(joint, [width, 2 * width], -1)
+    read = []
+    for block in blocks:
+        k, v = others[block.seen].chunk(2, -1)
+        q, k, v = (_by_head(part, heads) for part in (queries[block.nodes], k, v))
+        read.append(functional.scaled_dot_product_attention(q, k, v, attn_mask=block.allowed))
+    return torch.cat(read, 2)[0].transpose(0, 1).flatten(1)
+
+
+def _by_head(x: Tensor, heads: int) -> Tensor:
+    """(nodes, width) to (1, heads, nodes, channels)."""
+    return x.view(1, len(x), heads, -1).transpose(1, 2)
+
+
+def _after(layer: Any, x: Tensor, attended: Tensor) -> Tensor:
+    """The rest of a layer, node by node: (nodes, width)."""
+    x = x + linear(layer.attn.out_proj, attended).to(x.dtype)
+    return x + perceptron(layer.mlp.c_fc, layer.mlp.c_proj, norm(layer.ln_2, x), "gelu")

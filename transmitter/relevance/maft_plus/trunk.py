@@ -2,54 +2,50 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from transmitter.relevance.maft_plus.clip import ClipFeatures
-from transmitter.relevance.maft_plus.kernels import linear, perceptron
+from transmitter.relevance.maft_plus.kernels import few_at_once, linear, norm, perceptron
 
 
 def trunk_features(trunk: Any, images: Tensor) -> ClipFeatures:
-    """As `ClipBackbone.features`, without stochastic depth.
+    """As `ClipBackbone.features`, without stochastic depth; the stem's map is not kept.
 
     Args:
         trunk: timm's ConvNeXt.
         images: (batch, 3, h, w) normalised RGB, sides multiples of 32.
     """
-    maps = [_norm(trunk.stem[1], _convolved(trunk.stem[0], images.permute(0, 2, 3, 1)))]
+    x = norm(trunk.stem[1], _convolved(trunk.stem[0], images.permute(0, 2, 3, 1)))
+    maps = []
     for stage in trunk.stages:
-        x = maps[-1]
         if not isinstance(stage.downsample, nn.Identity):
-            norm, conv = stage.downsample
-            x = _convolved(conv, _norm(norm, x))
+            before, conv = stage.downsample
+            x = _convolved(conv, norm(before, x))
+        x = x.contiguous()
         for block in stage.blocks:
-            x = _block(block, x)
+            _block(block, x)
         maps.append(x)
-    return ClipFeatures(*(x.permute(0, 3, 1, 2) for x in maps))
+    return ClipFeatures(x.new_empty(0), *(each.permute(0, 3, 1, 2) for each in maps))
 
 
 def projected(visual: Any, vectors: Tensor) -> Tensor:
     """As `ClipBackbone.project`: (..., C3) to (..., embed_dim), not normalised."""
-    x = _norm(visual.trunk.head.norm, vectors)
+    x = norm(visual.trunk.head.norm, vectors)
     head = visual.head
     y = perceptron(head.mlp.fc1, head.mlp.fc2, x, "gelu") if hasattr(head, "mlp") else linear(head.proj, x)
     return y.to(vectors.dtype)
 
 
-def _block(block: Any, x: Tensor) -> Tensor:
-    """(batch, rows, columns, channels) to the same."""
-    y = _norm(block.norm, _convolved(block.conv_dw, x))
-    y = perceptron(block.mlp.fc1, block.mlp.fc2, y, "gelu")
-    return torch.addcmul(x, y, block.gamma)
+def _block(block: Any, x: Tensor) -> None:
+    """Adds to (batch, rows, columns, channels) what a block makes of it."""
+    spread = _convolved(block.conv_dw, x).reshape(-1, x.shape[-1])
+    total = x.view(-1, x.shape[-1])
+    for few in few_at_once(total):
+        added = perceptron(block.mlp.fc1, block.mlp.fc2, norm(block.norm, spread[few]), "gelu")
+        total[few].addcmul_(added, block.gamma)
 
 
 def _convolved(conv: nn.Conv2d, x: Tensor) -> Tensor:
     """(batch, rows, columns, channels) to the same, in x's precision."""
     y: Tensor = conv(x.permute(0, 3, 1, 2).to(conv.weight.dtype))
     return y.permute(0, 2, 3, 1).to(x.dtype)
-
-
-def _norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
-    """Over the last dimension, in single precision."""
-    return functional.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)

@@ -24,29 +24,51 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15mmsc/v1/channel.proto\x12\x07mmsc.v1\"\x1f\n\x0cRelayRequest\x12\x0f\n\x07packets\x18\x01 \x03(\x0c\"N\n\rRelayResponse\x12\x0f\n\x07packets\x18\x01 \x03(\x0c\x12\x14\n\x0c\x63redit_bytes\x18\x02 \x01(\x04\x12\x16\n\x0e\x64\x65parted_bytes\x18\x03 \x01(\x04\"\xcc\x01\n\x0cLinkSettings\x12\x15\n\x08rate_bps\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x1a\n\rpropagation_s\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x18\n\x0bqueue_bytes\x18\x03 \x01(\x04H\x02\x88\x01\x01\x12\x16\n\tloss_rate\x18\x04 \x01(\x01H\x03\x88\x01\x01\x12\x11\n\x04seed\x18\x05 \x01(\x04H\x04\x88\x01\x01\x42\x0b\n\t_rate_bpsB\x10\n\x0e_propagation_sB\x0e\n\x0c_queue_bytesB\x0c\n\n_loss_rateB\x07\n\x05_seed\"\xd7\x01\n\tLinkState\x12\'\n\x08settings\x18\x01 \x01(\x0b\x32\x15.mmsc.v1.LinkSettings\x12\r\n\x05now_s\x18\x02 \x01(\x01\x12\x14\n\x0cqueued_bytes\x18\x03 \x01(\x04\x12\x16\n\x0e\x61\x63\x63\x65pted_bytes\x18\x04 \x01(\x04\x12\x17\n\x0f\x64\x65livered_bytes\x18\x05 \x01(\x04\x12\x16\n\x0eoverflow_bytes\x18\x06 \x01(\x04\x12\x12\n\nlost_bytes\x18\x07 \x01(\x04\x12\x0f\n\x07streams\x18\x08 \x01(\r\x12\x0e\n\x06\x62usy_s\x18\t \x01(\x01\"\x10\n\x0eGetLinkRequest\"3\n\x0fGetLinkResponse\x12 \n\x04link\x18\x01 \x01(\x0b\x32\x12.mmsc.v1.LinkState\"9\n\x0eSetLinkRequest\x12\'\n\x08settings\x18\x01 \x01(\x0b\x32\x15.mmsc.v1.LinkSettings\"3\n\x0fSetLinkResponse\x12 \n\x04link\x18\x01 \x01(\x0b\x32\x12.mmsc.v1.LinkState2\xc8\x01\n\x0e\x43hannelService\x12:\n\x05Relay\x12\x15.mmsc.v1.RelayRequest\x1a\x16.mmsc.v1.RelayResponse(\x01\x30\x01\x12<\n\x07GetLink\x12\x17.mmsc.v1.GetLinkRequest\x1a\x18.mmsc.v1.GetLinkResponse\x12<\n\x07SetLink\x12\x17.mmsc.v1.SetLinkRequest\x1a\x18.mmsc.v1.SetLinkResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15mmsc/v1/channel.proto\x12\x07mmsc.v1\"\x1f\n\x0cRelayRequest\x12\x0f\n\x07packets\x18\x01 \x03(\x0c\"N\n\rRelayResponse\x12\x0f\n\x07packets\x18\x01 \x03(\x0c\x12\x14\n\x0c\x63redit_bytes\x18\x02 \x01(\x04\x12\x16\n\x0e\x64\x65parted_bytes\x18\x03 \x01(\x04\"\xc0\x03\n\x0cLinkSettings\x12\x15\n\x08rate_bps\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x1a\n\rpropagation_s\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x18\n\x0bqueue_bytes\x18\x03 \x01(\x04H\x02\x88\x01\x01\x12\x16\n\tloss_rate\x18\x04 \x01(\x01H\x03\x88\x01\x01\x12\x11\n\x04seed\x18\x05 \x01(\x04H\x04\x88\x01\x01\x12\x18\n\x0b\x62urst_bytes\x18\x06 \x01(\x04H\x05\x88\x01\x01\x12\x14\n\x07queue_s\x18\x07 \x01(\x01H\x06\x88\x01\x01\x12\x17\n\nper_stream\x18\x08 \x01(\x08H\x07\x88\x01\x01\x12!\n\x05model\x18\t \x01(\x0b\x32\x12.mmsc.v1.RateModel\x12)\n\x0bimpairments\x18\n \x01(\x0b\x32\x14.mmsc.v1.Impairments\x12\x30\n\x12stream_impairments\x18\x0b \x01(\x0b\x32\x14.mmsc.v1.ImpairmentsB\x0b\n\t_rate_bpsB\x10\n\x0e_propagation_sB\x0e\n\x0c_queue_bytesB\x0c\n\n_loss_rateB\x07\n\x05_seedB\x0e\n\x0c_burst_bytesB\n\n\x08_queue_sB\r\n\x0b_per_stream\"\xb4\x01\n\tRateModel\x12)\n\x08\x63onstant\x18\x01 \x01(\x0b\x32\x15.mmsc.v1.ConstantRateH\x00\x12)\n\x08schedule\x18\x02 \x01(\x0b\x32\x15.mmsc.v1.RateScheduleH\x00\x12%\n\x05trace\x18\x03 \x01(\x0b\x32\x14.mmsc.v1.TraceReplayH\x00\x12!\n\x06\x66\x61\x64ing\x18\x04 \x01(\x0b\x32\x0f.mmsc.v1.FadingH\x00\x42\x07\n\x05model\"\x0e\n\x0c\x43onstantRate\"-\n\tRatePoint\x12\x0e\n\x06time_s\x18\x01 \x01(\x01\x12\x10\n\x08rate_bps\x18\x02 \x01(\x01\"D\n\x0cRateSchedule\x12\"\n\x06points\x18\x01 \x03(\x0b\x32\x12.mmsc.v1.RatePoint\x12\x10\n\x08period_s\x18\x02 \x01(\x01\":\n\x0bTraceReplay\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x0c\n\x04once\x18\x03 \x01(\x08\"\xf9\x01\n\x06\x46\x61\x64ing\x12!\n\x04kind\x18\x01 \x01(\x0e\x32\x13.mmsc.v1.FadingKind\x12\x18\n\x0bmean_snr_db\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x19\n\x0c\x62\x61ndwidth_hz\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12\x0e\n\x06gap_db\x18\x04 \x01(\x01\x12\x18\n\x0b\x63oherence_s\x18\x05 \x01(\x01H\x02\x88\x01\x01\x12\x10\n\x08k_factor\x18\x06 \x01(\x01\x12\x19\n\x0cthreshold_db\x18\x07 \x01(\x01H\x03\x88\x01\x01\x42\x0e\n\x0c_mean_snr_dbB\x0f\n\r_bandwidth_hzB\x0e\n\x0c_coherence_sB\x0f\n\r_threshold_db\"\xb8\x03\n\x0bImpairments\x12\x16\n\tloss_rate\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x30\n\x0fgilbert_elliott\x18\x02 \x01(\x0b\x32\x17.mmsc.v1.GilbertElliott\x12\x17\n\nburst_rate\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12\x1a\n\rburst_packets\x18\x04 \x01(\rH\x02\x88\x01\x01\x12\x1b\n\x0e\x62it_error_rate\x18\x05 \x01(\x01H\x03\x88\x01\x01\x12\x1b\n\x0e\x64uplicate_rate\x18\x06 \x01(\x01H\x04\x88\x01\x01\x12\x19\n\x0creorder_rate\x18\x07 \x01(\x01H\x05\x88\x01\x01\x12\x16\n\treorder_s\x18\x08 \x01(\x01H\x06\x88\x01\x01\x12\x15\n\x08jitter_s\x18\t \x01(\x01H\x07\x88\x01\x01\x12%\n\tblackouts\x18\n \x01(\x0b\x32\x12.mmsc.v1.BlackoutsB\x0c\n\n_loss_rateB\r\n\x0b_burst_rateB\x10\n\x0e_burst_packetsB\x11\n\x0f_bit_error_rateB\x11\n\x0f_duplicate_rateB\x0f\n\r_reorder_rateB\x0c\n\n_reorder_sB\x0b\n\t_jitter_s\"i\n\x0eGilbertElliott\x12\x13\n\x0bgood_to_bad\x18\x01 \x01(\x01\x12\x13\n\x0b\x62\x61\x64_to_good\x18\x02 \x01(\x01\x12\x16\n\x0egood_loss_rate\x18\x03 \x01(\x01\x12\x15\n\rbad_loss_rate\x18\x04 \x01(\x01\"*\n\x08Interval\x12\x0f\n\x07\x62\x65gin_s\x18\x01 \x01(\x01\x12\r\n\x05\x65nd_s\x18\x02 \x01(\x01\"C\n\tBlackouts\x12$\n\tintervals\x18\x01 \x03(\x0b\x32\x11.mmsc.v1.Interval\x12\x10\n\x08period_s\x18\x02 \x01(\x01\"\xe4\x03\n\tLinkState\x12\'\n\x08settings\x18\x01 \x01(\x0b\x32\x15.mmsc.v1.LinkSettings\x12\r\n\x05now_s\x18\x02 \x01(\x01\x12\x14\n\x0cqueued_bytes\x18\x03 \x01(\x04\x12\x16\n\x0e\x61\x63\x63\x65pted_bytes\x18\x04 \x01(\x04\x12\x17\n\x0f\x64\x65livered_bytes\x18\x05 \x01(\x04\x12\x16\n\x0eoverflow_bytes\x18\x06 \x01(\x04\x12\x12\n\nlost_bytes\x18\x07 \x01(\x04\x12\x0f\n\x07streams\x18\x08 \x01(\r\x12\x0e\n\x06\x62usy_s\x18\t \x01(\x01\x12\x19\n\x11\x64\x65livered_packets\x18\n \x01(\x04\x12\x14\n\x0clost_packets\x18\x0b \x01(\x04\x12\x18\n\x10overflow_packets\x18\x0c \x01(\x04\x12\x17\n\x0f\x64iscarded_bytes\x18\r \x01(\x04\x12\x19\n\x11\x63orrupted_packets\x18\x0e \x01(\x04\x12\x1a\n\x12\x64uplicated_packets\x18\x0f \x01(\x04\x12\x19\n\x11reordered_packets\x18\x10 \x01(\x04\x12\x18\n\x10\x63urrent_rate_bps\x18\x11 \x01(\x01\x12\x15\n\rmean_rate_bps\x18\x12 \x01(\x01\x12$\n\x08\x62\x61\x63kward\x18\x13 \x01(\x0b\x32\x12.mmsc.v1.LinkState\"\x10\n\x0eGetLinkRequest\"3\n\x0fGetLinkResponse\x12 \n\x04link\x18\x01 \x01(\x0b\x32\x12.mmsc.v1.LinkState\"b\n\x0eSetLinkRequest\x12\'\n\x08settings\x18\x01 \x01(\x0b\x32\x15.mmsc.v1.LinkSettings\x12\'\n\x08\x62\x61\x63kward\x18\x02 \x01(\x0b\x32\x15.mmsc.v1.LinkSettings\"3\n\x0fSetLinkResponse\x12 \n\x04link\x18\x01 \x01(\x0b\x32\x12.mmsc.v1.LinkState*q\n\nFadingKind\x12\x1b\n\x17\x46\x41\x44ING_KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10\x46\x41\x44ING_KIND_AWGN\x10\x01\x12\x18\n\x14\x46\x41\x44ING_KIND_RAYLEIGH\x10\x02\x12\x16\n\x12\x46\x41\x44ING_KIND_RICIAN\x10\x03\x32\xc8\x01\n\x0e\x43hannelService\x12:\n\x05Relay\x12\x15.mmsc.v1.RelayRequest\x1a\x16.mmsc.v1.RelayResponse(\x01\x30\x01\x12<\n\x07GetLink\x12\x17.mmsc.v1.GetLinkRequest\x1a\x18.mmsc.v1.GetLinkResponse\x12<\n\x07SetLink\x12\x17.mmsc.v1.SetLinkRequest\x1a\x18.mmsc.v1.SetLinkResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'mmsc.v1.channel_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_FADINGKIND']._serialized_start=2600
+  _globals['_FADINGKIND']._serialized_end=2713
   _globals['_RELAYREQUEST']._serialized_start=34
   _globals['_RELAYREQUEST']._serialized_end=65
   _globals['_RELAYRESPONSE']._serialized_start=67
   _globals['_RELAYRESPONSE']._serialized_end=145
   _globals['_LINKSETTINGS']._serialized_start=148
-  _globals['_LINKSETTINGS']._serialized_end=352
-  _globals['_LINKSTATE']._serialized_start=355
-  _globals['_LINKSTATE']._serialized_end=570
-  _globals['_GETLINKREQUEST']._serialized_start=572
-  _globals['_GETLINKREQUEST']._serialized_end=588
-  _globals['_GETLINKRESPONSE']._serialized_start=590
-  _globals['_GETLINKRESPONSE']._serialized_end=641
-  _globals['_SETLINKREQUEST']._serialized_start=643
-  _globals['_SETLINKREQUEST']._serialized_end=700
-  _globals['_SETLINKRESPONSE']._serialized_start=702
-  _globals['_SETLINKRESPONSE']._serialized_end=753
-  _globals['_CHANNELSERVICE']._serialized_start=756
-  _globals['_CHANNELSERVICE']._serialized_end=956
+  _globals['_LINKSETTINGS']._serialized_end=596
+  _globals['_RATEMODEL']._serialized_start=599
+  _globals['_RATEMODEL']._serialized_end=779
+  _globals['_CONSTANTRATE']._serialized_start=781
+  _globals['_CONSTANTRATE']._serialized_end=795
+  _globals['_RATEPOINT']._serialized_start=797
+  _globals['_RATEPOINT']._serialized_end=842
+  _globals['_RATESCHEDULE']._serialized_start=844
+  _globals['_RATESCHEDULE']._serialized_end=912
+  _globals['_TRACEREPLAY']._serialized_start=914
+  _globals['_TRACEREPLAY']._serialized_end=972
+  _globals['_FADING']._serialized_start=975
+  _globals['_FADING']._serialized_end=1224
+  _globals['_IMPAIRMENTS']._serialized_start=1227
+  _globals['_IMPAIRMENTS']._serialized_end=1667
+  _globals['_GILBERTELLIOTT']._serialized_start=1669
+  _globals['_GILBERTELLIOTT']._serialized_end=1774
+  _globals['_INTERVAL']._serialized_start=1776
+  _globals['_INTERVAL']._serialized_end=1818
+  _globals['_BLACKOUTS']._serialized_start=1820
+  _globals['_BLACKOUTS']._serialized_end=1887
+  _globals['_LINKSTATE']._serialized_start=1890
+  _globals['_LINKSTATE']._serialized_end=2374
+  _globals['_GETLINKREQUEST']._serialized_start=2376
+  _globals['_GETLINKREQUEST']._serialized_end=2392
+  _globals['_GETLINKRESPONSE']._serialized_start=2394
+  _globals['_GETLINKRESPONSE']._serialized_end=2445
+  _globals['_SETLINKREQUEST']._serialized_start=2447
+  _globals['_SETLINKREQUEST']._serialized_end=2545
+  _globals['_SETLINKRESPONSE']._serialized_start=2547
+  _globals['_SETLINKRESPONSE']._serialized_end=2598
+  _globals['_CHANNELSERVICE']._serialized_start=2716
+  _globals['_CHANNELSERVICE']._serialized_end=2916
 # @@protoc_insertion_point(module_scope)

@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -17,6 +18,25 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _FadingKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _FadingKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FadingKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FADING_KIND_UNSPECIFIED: _FadingKind.ValueType  # 0
+    FADING_KIND_AWGN: _FadingKind.ValueType  # 1
+    FADING_KIND_RAYLEIGH: _FadingKind.ValueType  # 2
+    FADING_KIND_RICIAN: _FadingKind.ValueType  # 3
+
+class FadingKind(_FadingKind, metaclass=_FadingKindEnumTypeWrapper): ...
+
+FADING_KIND_UNSPECIFIED: FadingKind.ValueType  # 0
+FADING_KIND_AWGN: FadingKind.ValueType  # 1
+FADING_KIND_RAYLEIGH: FadingKind.ValueType  # 2
+FADING_KIND_RICIAN: FadingKind.ValueType  # 3
+Global___FadingKind: _TypeAlias = FadingKind  # noqa: Y015
 
 @_typing.final
 class RelayRequest(_message.Message):
@@ -72,7 +92,7 @@ Global___RelayResponse: _TypeAlias = RelayResponse  # noqa: Y015
 
 @_typing.final
 class LinkSettings(_message.Message):
-    """What the link is like."""
+    """What one direction of the link is like."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -81,16 +101,47 @@ class LinkSettings(_message.Message):
     QUEUE_BYTES_FIELD_NUMBER: _builtins.int
     LOSS_RATE_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
+    BURST_BYTES_FIELD_NUMBER: _builtins.int
+    QUEUE_S_FIELD_NUMBER: _builtins.int
+    PER_STREAM_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    IMPAIRMENTS_FIELD_NUMBER: _builtins.int
+    STREAM_IMPAIRMENTS_FIELD_NUMBER: _builtins.int
     rate_bps: _builtins.float
-    """Bits per second, 1 to 1e12."""
+    """Bits per second, 1 to 1e12. Set without a model, it is the rate, and ends what model there was. With a model
+    it is what the link is said to carry, which senders read; where a request sets a model and not this, it
+    becomes the model's mean.
+    """
     propagation_s: _builtins.float
-    """One-way delay in seconds, each direction, at most 3,600."""
+    """One-way delay in seconds, at most 3,600. Set forward, it holds backward too, unless set there."""
     queue_bytes: _builtins.int
-    """Bytes that may wait for the link, per stream, 1,500 to 2^30."""
+    """Bytes that may wait for the link, per stream, 1,500 to 2^30. Set without queue_s, it sets that to 0."""
     loss_rate: _builtins.float
-    """Probability that a packet is lost after it took its time on the link, 0 to 1, forward direction."""
+    """Probability that a packet is lost after it took its time on the link, 0 to 1; the impairments add to it."""
     seed: _builtins.int
-    """Seeds everything random; setting it restarts the random sequence."""
+    """Seeds everything random; setting it starts random sequences, model and blackouts again. Set forward, it holds
+    backward too, unless set there.
+    """
+    burst_bytes: _builtins.int
+    """Token bucket: what an idle link saves up and then carries at once, at most 2^30."""
+    queue_s: _builtins.float
+    """Queue as time: what the link is going to carry in so many seconds may wait, per stream, and queue_bytes in any
+    case. At most 3,600; 0 leaves queue_bytes alone. Set without queue_bytes, it sets that to 1,500.
+    """
+    per_stream: _builtins.bool
+    """Each stream that opens from now on has a link of its own like this one, rather than a part of one."""
+    @_builtins.property
+    def model(self) -> Global___RateModel:
+        """How the rate varies from now on; set whole."""
+
+    @_builtins.property
+    def impairments(self) -> Global___Impairments:
+        """What goes wrong on the link, for all its streams together."""
+
+    @_builtins.property
+    def stream_impairments(self) -> Global___Impairments:
+        """What goes wrong beyond that for each stream, independently of the others."""
+
     def __init__(
         self,
         *,
@@ -99,27 +150,45 @@ class LinkSettings(_message.Message):
         queue_bytes: _builtins.int | None = ...,
         loss_rate: _builtins.float | None = ...,
         seed: _builtins.int | None = ...,
+        burst_bytes: _builtins.int | None = ...,
+        queue_s: _builtins.float | None = ...,
+        per_stream: _builtins.bool | None = ...,
+        model: Global___RateModel | None = ...,
+        impairments: Global___Impairments | None = ...,
+        stream_impairments: Global___Impairments | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_loss_rate", b"_loss_rate", "_propagation_s", b"_propagation_s", "_queue_bytes", b"_queue_bytes", "_rate_bps", b"_rate_bps", "_seed", b"_seed", "loss_rate", b"loss_rate", "propagation_s", b"propagation_s", "queue_bytes", b"queue_bytes", "rate_bps", b"rate_bps", "seed", b"seed"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_burst_bytes", b"_burst_bytes", "_loss_rate", b"_loss_rate", "_per_stream", b"_per_stream", "_propagation_s", b"_propagation_s", "_queue_bytes", b"_queue_bytes", "_queue_s", b"_queue_s", "_rate_bps", b"_rate_bps", "_seed", b"_seed", "burst_bytes", b"burst_bytes", "impairments", b"impairments", "loss_rate", b"loss_rate", "model", b"model", "per_stream", b"per_stream", "propagation_s", b"propagation_s", "queue_bytes", b"queue_bytes", "queue_s", b"queue_s", "rate_bps", b"rate_bps", "seed", b"seed", "stream_impairments", b"stream_impairments"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_loss_rate", b"_loss_rate", "_propagation_s", b"_propagation_s", "_queue_bytes", b"_queue_bytes", "_rate_bps", b"_rate_bps", "_seed", b"_seed", "loss_rate", b"loss_rate", "propagation_s", b"propagation_s", "queue_bytes", b"queue_bytes", "rate_bps", b"rate_bps", "seed", b"seed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_burst_bytes", b"_burst_bytes", "_loss_rate", b"_loss_rate", "_per_stream", b"_per_stream", "_propagation_s", b"_propagation_s", "_queue_bytes", b"_queue_bytes", "_queue_s", b"_queue_s", "_rate_bps", b"_rate_bps", "_seed", b"_seed", "burst_bytes", b"burst_bytes", "impairments", b"impairments", "loss_rate", b"loss_rate", "model", b"model", "per_stream", b"per_stream", "propagation_s", b"propagation_s", "queue_bytes", b"queue_bytes", "queue_s", b"queue_s", "rate_bps", b"rate_bps", "seed", b"seed", "stream_impairments", b"stream_impairments"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__burst_bytes: _TypeAlias = _typing.Literal["burst_bytes"]  # noqa: Y015
+    _WhichOneofArgType__burst_bytes: _TypeAlias = _typing.Literal["_burst_bytes", b"_burst_bytes"]  # noqa: Y015
     _WhichOneofReturnType__loss_rate: _TypeAlias = _typing.Literal["loss_rate"]  # noqa: Y015
     _WhichOneofArgType__loss_rate: _TypeAlias = _typing.Literal["_loss_rate", b"_loss_rate"]  # noqa: Y015
+    _WhichOneofReturnType__per_stream: _TypeAlias = _typing.Literal["per_stream"]  # noqa: Y015
+    _WhichOneofArgType__per_stream: _TypeAlias = _typing.Literal["_per_stream", b"_per_stream"]  # noqa: Y015
     _WhichOneofReturnType__propagation_s: _TypeAlias = _typing.Literal["propagation_s"]  # noqa: Y015
     _WhichOneofArgType__propagation_s: _TypeAlias = _typing.Literal["_propagation_s", b"_propagation_s"]  # noqa: Y015
     _WhichOneofReturnType__queue_bytes: _TypeAlias = _typing.Literal["queue_bytes"]  # noqa: Y015
     _WhichOneofArgType__queue_bytes: _TypeAlias = _typing.Literal["_queue_bytes", b"_queue_bytes"]  # noqa: Y015
+    _WhichOneofReturnType__queue_s: _TypeAlias = _typing.Literal["queue_s"]  # noqa: Y015
+    _WhichOneofArgType__queue_s: _TypeAlias = _typing.Literal["_queue_s", b"_queue_s"]  # noqa: Y015
     _WhichOneofReturnType__rate_bps: _TypeAlias = _typing.Literal["rate_bps"]  # noqa: Y015
     _WhichOneofArgType__rate_bps: _TypeAlias = _typing.Literal["_rate_bps", b"_rate_bps"]  # noqa: Y015
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__burst_bytes) -> _WhichOneofReturnType__burst_bytes | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__loss_rate) -> _WhichOneofReturnType__loss_rate | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__per_stream) -> _WhichOneofReturnType__per_stream | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__propagation_s) -> _WhichOneofReturnType__propagation_s | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__queue_bytes) -> _WhichOneofReturnType__queue_bytes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__queue_s) -> _WhichOneofReturnType__queue_s | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__rate_bps) -> _WhichOneofReturnType__rate_bps | None: ...
     @_typing.overload
@@ -128,8 +197,377 @@ class LinkSettings(_message.Message):
 Global___LinkSettings: _TypeAlias = LinkSettings  # noqa: Y015
 
 @_typing.final
+class RateModel(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONSTANT_FIELD_NUMBER: _builtins.int
+    SCHEDULE_FIELD_NUMBER: _builtins.int
+    TRACE_FIELD_NUMBER: _builtins.int
+    FADING_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def constant(self) -> Global___ConstantRate: ...
+    @_builtins.property
+    def schedule(self) -> Global___RateSchedule: ...
+    @_builtins.property
+    def trace(self) -> Global___TraceReplay: ...
+    @_builtins.property
+    def fading(self) -> Global___Fading: ...
+    def __init__(
+        self,
+        *,
+        constant: Global___ConstantRate | None = ...,
+        schedule: Global___RateSchedule | None = ...,
+        trace: Global___TraceReplay | None = ...,
+        fading: Global___Fading | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["constant", b"constant", "fading", b"fading", "model", b"model", "schedule", b"schedule", "trace", b"trace"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["constant", b"constant", "fading", b"fading", "model", b"model", "schedule", b"schedule", "trace", b"trace"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_model: _TypeAlias = _typing.Literal["constant", "schedule", "trace", "fading"]  # noqa: Y015
+    _WhichOneofArgType_model: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_model) -> _WhichOneofReturnType_model | None: ...
+
+Global___RateModel: _TypeAlias = RateModel  # noqa: Y015
+
+@_typing.final
+class ConstantRate(_message.Message):
+    """rate_bps always."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConstantRate: _TypeAlias = ConstantRate  # noqa: Y015
+
+@_typing.final
+class RatePoint(_message.Message):
+    """A rate that holds until the next point."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIME_S_FIELD_NUMBER: _builtins.int
+    RATE_BPS_FIELD_NUMBER: _builtins.int
+    time_s: _builtins.float
+    """Since the schedule was set; the first point is at 0, and they rise."""
+    rate_bps: _builtins.float
+    """At most 1e12; 0 is an outage."""
+    def __init__(
+        self,
+        *,
+        time_s: _builtins.float = ...,
+        rate_bps: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rate_bps", b"rate_bps", "time_s", b"time_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RatePoint: _TypeAlias = RatePoint  # noqa: Y015
+
+@_typing.final
+class RateSchedule(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POINTS_FIELD_NUMBER: _builtins.int
+    PERIOD_S_FIELD_NUMBER: _builtins.int
+    period_s: _builtins.float
+    """After which time it begins again, beyond the last point; 0: the last rate stays."""
+    @_builtins.property
+    def points(self) -> _containers.RepeatedCompositeFieldContainer[Global___RatePoint]: ...
+    def __init__(
+        self,
+        *,
+        points: _abc.Iterable[Global___RatePoint] | None = ...,
+        period_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["period_s", b"period_s", "points", b"points"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RateSchedule: _TypeAlias = RateSchedule  # noqa: Y015
+
+@_typing.final
+class TraceReplay(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
+    ONCE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """A shipped trace (drone, lte, satellite), which also sets the propagation unless the request does; or what to
+    call the content.
+    """
+    content: _builtins.str
+    """The text of a trace file: mahimahi's delivery opportunities (milliseconds, one a line, 1,500 bytes each) or
+    rows of time_s,rate_bps. Empty for a shipped trace, and never returned.
+    """
+    once: _builtins.bool
+    """Go on at rate_bps after the trace's end, rather than from its beginning."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        content: _builtins.str = ...,
+        once: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "name", b"name", "once", b"once"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TraceReplay: _TypeAlias = TraceReplay  # noqa: Y015
+
+@_typing.final
+class Fading(_message.Message):
+    """Block fading in complex baseband: gamma = mean Es/N0 * |h|^2 with E|h|^2 = 1, drawn anew for each block, and
+    rate = bandwidth * log2(1 + gamma / gap), or 0 where gamma is below the threshold.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    MEAN_SNR_DB_FIELD_NUMBER: _builtins.int
+    BANDWIDTH_HZ_FIELD_NUMBER: _builtins.int
+    GAP_DB_FIELD_NUMBER: _builtins.int
+    COHERENCE_S_FIELD_NUMBER: _builtins.int
+    K_FACTOR_FIELD_NUMBER: _builtins.int
+    THRESHOLD_DB_FIELD_NUMBER: _builtins.int
+    kind: Global___FadingKind.ValueType
+    mean_snr_db: _builtins.float
+    """Mean Es/N0, -30 to 100 dB; 20 where it is left out."""
+    bandwidth_hz: _builtins.float
+    """1 to 1e11 Hz; 1e6 where it is left out."""
+    gap_db: _builtins.float
+    """0 to 30 dB."""
+    coherence_s: _builtins.float
+    """Length of a block, 1e-4 to 3,600 s; 0.01 where it is left out."""
+    k_factor: _builtins.float
+    """Rician K, linear, 0 to 1e4; only for Rician fading."""
+    threshold_db: _builtins.float
+    """-60 to 60 dB; left out, no block is an outage."""
+    def __init__(
+        self,
+        *,
+        kind: Global___FadingKind.ValueType = ...,
+        mean_snr_db: _builtins.float | None = ...,
+        bandwidth_hz: _builtins.float | None = ...,
+        gap_db: _builtins.float = ...,
+        coherence_s: _builtins.float | None = ...,
+        k_factor: _builtins.float = ...,
+        threshold_db: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_bandwidth_hz", b"_bandwidth_hz", "_coherence_s", b"_coherence_s", "_mean_snr_db", b"_mean_snr_db", "_threshold_db", b"_threshold_db", "bandwidth_hz", b"bandwidth_hz", "coherence_s", b"coherence_s", "mean_snr_db", b"mean_snr_db", "threshold_db", b"threshold_db"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bandwidth_hz", b"_bandwidth_hz", "_coherence_s", b"_coherence_s", "_mean_snr_db", b"_mean_snr_db", "_threshold_db", b"_threshold_db", "bandwidth_hz", b"bandwidth_hz", "coherence_s", b"coherence_s", "gap_db", b"gap_db", "k_factor", b"k_factor", "kind", b"kind", "mean_snr_db", b"mean_snr_db", "threshold_db", b"threshold_db"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__bandwidth_hz: _TypeAlias = _typing.Literal["bandwidth_hz"]  # noqa: Y015
+    _WhichOneofArgType__bandwidth_hz: _TypeAlias = _typing.Literal["_bandwidth_hz", b"_bandwidth_hz"]  # noqa: Y015
+    _WhichOneofReturnType__coherence_s: _TypeAlias = _typing.Literal["coherence_s"]  # noqa: Y015
+    _WhichOneofArgType__coherence_s: _TypeAlias = _typing.Literal["_coherence_s", b"_coherence_s"]  # noqa: Y015
+    _WhichOneofReturnType__mean_snr_db: _TypeAlias = _typing.Literal["mean_snr_db"]  # noqa: Y015
+    _WhichOneofArgType__mean_snr_db: _TypeAlias = _typing.Literal["_mean_snr_db", b"_mean_snr_db"]  # noqa: Y015
+    _WhichOneofReturnType__threshold_db: _TypeAlias = _typing.Literal["threshold_db"]  # noqa: Y015
+    _WhichOneofArgType__threshold_db: _TypeAlias = _typing.Literal["_threshold_db", b"_threshold_db"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__bandwidth_hz) -> _WhichOneofReturnType__bandwidth_hz | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__coherence_s) -> _WhichOneofReturnType__coherence_s | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mean_snr_db) -> _WhichOneofReturnType__mean_snr_db | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__threshold_db) -> _WhichOneofReturnType__threshold_db | None: ...
+
+Global___Fading: _TypeAlias = Fading  # noqa: Y015
+
+@_typing.final
+class Impairments(_message.Message):
+    """What goes wrong with packets after they left the queue. Fields left out keep their value."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOSS_RATE_FIELD_NUMBER: _builtins.int
+    GILBERT_ELLIOTT_FIELD_NUMBER: _builtins.int
+    BURST_RATE_FIELD_NUMBER: _builtins.int
+    BURST_PACKETS_FIELD_NUMBER: _builtins.int
+    BIT_ERROR_RATE_FIELD_NUMBER: _builtins.int
+    DUPLICATE_RATE_FIELD_NUMBER: _builtins.int
+    REORDER_RATE_FIELD_NUMBER: _builtins.int
+    REORDER_S_FIELD_NUMBER: _builtins.int
+    JITTER_S_FIELD_NUMBER: _builtins.int
+    BLACKOUTS_FIELD_NUMBER: _builtins.int
+    loss_rate: _builtins.float
+    """Each packet by itself, 0 to 1."""
+    burst_rate: _builtins.float
+    """Probability that a packet is the first of a burst, 0 to 1."""
+    burst_packets: _builtins.int
+    """Packets in a row that a burst takes away."""
+    bit_error_rate: _builtins.float
+    """Probability that a bit is flipped, 0 to 0.5."""
+    duplicate_rate: _builtins.float
+    """Probability that a packet arrives twice, 0 to 1."""
+    reorder_rate: _builtins.float
+    """Probability that a packet is held back for reorder_s, while others overtake it, 0 to 1."""
+    reorder_s: _builtins.float
+    """At most 60."""
+    jitter_s: _builtins.float
+    """A packet is late by up to this, evenly distributed; by itself this reorders nothing. At most 60."""
+    @_builtins.property
+    def gilbert_elliott(self) -> Global___GilbertElliott:
+        """Set whole; an empty one ends it."""
+
+    @_builtins.property
+    def blackouts(self) -> Global___Blackouts:
+        """Set whole; an empty one ends them."""
+
+    def __init__(
+        self,
+        *,
+        loss_rate: _builtins.float | None = ...,
+        gilbert_elliott: Global___GilbertElliott | None = ...,
+        burst_rate: _builtins.float | None = ...,
+        burst_packets: _builtins.int | None = ...,
+        bit_error_rate: _builtins.float | None = ...,
+        duplicate_rate: _builtins.float | None = ...,
+        reorder_rate: _builtins.float | None = ...,
+        reorder_s: _builtins.float | None = ...,
+        jitter_s: _builtins.float | None = ...,
+        blackouts: Global___Blackouts | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_bit_error_rate", b"_bit_error_rate", "_burst_packets", b"_burst_packets", "_burst_rate", b"_burst_rate", "_duplicate_rate", b"_duplicate_rate", "_jitter_s", b"_jitter_s", "_loss_rate", b"_loss_rate", "_reorder_rate", b"_reorder_rate", "_reorder_s", b"_reorder_s", "bit_error_rate", b"bit_error_rate", "blackouts", b"blackouts", "burst_packets", b"burst_packets", "burst_rate", b"burst_rate", "duplicate_rate", b"duplicate_rate", "gilbert_elliott", b"gilbert_elliott", "jitter_s", b"jitter_s", "loss_rate", b"loss_rate", "reorder_rate", b"reorder_rate", "reorder_s", b"reorder_s"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bit_error_rate", b"_bit_error_rate", "_burst_packets", b"_burst_packets", "_burst_rate", b"_burst_rate", "_duplicate_rate", b"_duplicate_rate", "_jitter_s", b"_jitter_s", "_loss_rate", b"_loss_rate", "_reorder_rate", b"_reorder_rate", "_reorder_s", b"_reorder_s", "bit_error_rate", b"bit_error_rate", "blackouts", b"blackouts", "burst_packets", b"burst_packets", "burst_rate", b"burst_rate", "duplicate_rate", b"duplicate_rate", "gilbert_elliott", b"gilbert_elliott", "jitter_s", b"jitter_s", "loss_rate", b"loss_rate", "reorder_rate", b"reorder_rate", "reorder_s", b"reorder_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__bit_error_rate: _TypeAlias = _typing.Literal["bit_error_rate"]  # noqa: Y015
+    _WhichOneofArgType__bit_error_rate: _TypeAlias = _typing.Literal["_bit_error_rate", b"_bit_error_rate"]  # noqa: Y015
+    _WhichOneofReturnType__burst_packets: _TypeAlias = _typing.Literal["burst_packets"]  # noqa: Y015
+    _WhichOneofArgType__burst_packets: _TypeAlias = _typing.Literal["_burst_packets", b"_burst_packets"]  # noqa: Y015
+    _WhichOneofReturnType__burst_rate: _TypeAlias = _typing.Literal["burst_rate"]  # noqa: Y015
+    _WhichOneofArgType__burst_rate: _TypeAlias = _typing.Literal["_burst_rate", b"_burst_rate"]  # noqa: Y015
+    _WhichOneofReturnType__duplicate_rate: _TypeAlias = _typing.Literal["duplicate_rate"]  # noqa: Y015
+    _WhichOneofArgType__duplicate_rate: _TypeAlias = _typing.Literal["_duplicate_rate", b"_duplicate_rate"]  # noqa: Y015
+    _WhichOneofReturnType__jitter_s: _TypeAlias = _typing.Literal["jitter_s"]  # noqa: Y015
+    _WhichOneofArgType__jitter_s: _TypeAlias = _typing.Literal["_jitter_s", b"_jitter_s"]  # noqa: Y015
+    _WhichOneofReturnType__loss_rate: _TypeAlias = _typing.Literal["loss_rate"]  # noqa: Y015
+    _WhichOneofArgType__loss_rate: _TypeAlias = _typing.Literal["_loss_rate", b"_loss_rate"]  # noqa: Y015
+    _WhichOneofReturnType__reorder_rate: _TypeAlias = _typing.Literal["reorder_rate"]  # noqa: Y015
+    _WhichOneofArgType__reorder_rate: _TypeAlias = _typing.Literal["_reorder_rate", b"_reorder_rate"]  # noqa: Y015
+    _WhichOneofReturnType__reorder_s: _TypeAlias = _typing.Literal["reorder_s"]  # noqa: Y015
+    _WhichOneofArgType__reorder_s: _TypeAlias = _typing.Literal["_reorder_s", b"_reorder_s"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__bit_error_rate) -> _WhichOneofReturnType__bit_error_rate | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__burst_packets) -> _WhichOneofReturnType__burst_packets | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__burst_rate) -> _WhichOneofReturnType__burst_rate | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__duplicate_rate) -> _WhichOneofReturnType__duplicate_rate | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__jitter_s) -> _WhichOneofReturnType__jitter_s | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__loss_rate) -> _WhichOneofReturnType__loss_rate | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__reorder_rate) -> _WhichOneofReturnType__reorder_rate | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__reorder_s) -> _WhichOneofReturnType__reorder_s | None: ...
+
+Global___Impairments: _TypeAlias = Impairments  # noqa: Y015
+
+@_typing.final
+class GilbertElliott(_message.Message):
+    """A chain of two states that steps once per packet."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GOOD_TO_BAD_FIELD_NUMBER: _builtins.int
+    BAD_TO_GOOD_FIELD_NUMBER: _builtins.int
+    GOOD_LOSS_RATE_FIELD_NUMBER: _builtins.int
+    BAD_LOSS_RATE_FIELD_NUMBER: _builtins.int
+    good_to_bad: _builtins.float
+    """Probabilities, 0 to 1."""
+    bad_to_good: _builtins.float
+    good_loss_rate: _builtins.float
+    bad_loss_rate: _builtins.float
+    def __init__(
+        self,
+        *,
+        good_to_bad: _builtins.float = ...,
+        bad_to_good: _builtins.float = ...,
+        good_loss_rate: _builtins.float = ...,
+        bad_loss_rate: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bad_loss_rate", b"bad_loss_rate", "bad_to_good", b"bad_to_good", "good_loss_rate", b"good_loss_rate", "good_to_bad", b"good_to_bad"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GilbertElliott: _TypeAlias = GilbertElliott  # noqa: Y015
+
+@_typing.final
+class Interval(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BEGIN_S_FIELD_NUMBER: _builtins.int
+    END_S_FIELD_NUMBER: _builtins.int
+    begin_s: _builtins.float
+    end_s: _builtins.float
+    def __init__(
+        self,
+        *,
+        begin_s: _builtins.float = ...,
+        end_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["begin_s", b"begin_s", "end_s", b"end_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Interval: _TypeAlias = Interval  # noqa: Y015
+
+@_typing.final
+class Blackouts(_message.Message):
+    """Intervals in which everything that departs is lost."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INTERVALS_FIELD_NUMBER: _builtins.int
+    PERIOD_S_FIELD_NUMBER: _builtins.int
+    period_s: _builtins.float
+    """After which time they come again; 0: never."""
+    @_builtins.property
+    def intervals(self) -> _containers.RepeatedCompositeFieldContainer[Global___Interval]:
+        """Since they were set; rising, apart."""
+
+    def __init__(
+        self,
+        *,
+        intervals: _abc.Iterable[Global___Interval] | None = ...,
+        period_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["intervals", b"intervals", "period_s", b"period_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Blackouts: _TypeAlias = Blackouts  # noqa: Y015
+
+@_typing.final
 class LinkState(_message.Message):
-    """The settings, and what passed since the emulator started."""
+    """One direction's settings, and what passed since the emulator started."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -142,6 +580,16 @@ class LinkState(_message.Message):
     LOST_BYTES_FIELD_NUMBER: _builtins.int
     STREAMS_FIELD_NUMBER: _builtins.int
     BUSY_S_FIELD_NUMBER: _builtins.int
+    DELIVERED_PACKETS_FIELD_NUMBER: _builtins.int
+    LOST_PACKETS_FIELD_NUMBER: _builtins.int
+    OVERFLOW_PACKETS_FIELD_NUMBER: _builtins.int
+    DISCARDED_BYTES_FIELD_NUMBER: _builtins.int
+    CORRUPTED_PACKETS_FIELD_NUMBER: _builtins.int
+    DUPLICATED_PACKETS_FIELD_NUMBER: _builtins.int
+    REORDERED_PACKETS_FIELD_NUMBER: _builtins.int
+    CURRENT_RATE_BPS_FIELD_NUMBER: _builtins.int
+    MEAN_RATE_BPS_FIELD_NUMBER: _builtins.int
+    BACKWARD_FIELD_NUMBER: _builtins.int
     now_s: _builtins.float
     """The emulator's own monotonic clock when this was read, in seconds."""
     queued_bytes: _builtins.int
@@ -155,8 +603,27 @@ class LinkState(_message.Message):
     streams: _builtins.int
     busy_s: _builtins.float
     """Seconds for which the link was busy."""
+    delivered_packets: _builtins.int
+    lost_packets: _builtins.int
+    overflow_packets: _builtins.int
+    discarded_bytes: _builtins.int
+    """Accepted, and dropped because the sender went away."""
+    corrupted_packets: _builtins.int
+    """Packets that got flipped bits, copies beyond the first, and packets that were held back."""
+    duplicated_packets: _builtins.int
+    reordered_packets: _builtins.int
+    current_rate_bps: _builtins.float
+    """The rate now, which a sender on a real link would not know; mean over the coming 100 ms for opportunities."""
+    mean_rate_bps: _builtins.float
+    """The model's mean."""
     @_builtins.property
-    def settings(self) -> Global___LinkSettings: ...
+    def settings(self) -> Global___LinkSettings:
+        """Options beyond the seed that are off are left out."""
+
+    @_builtins.property
+    def backward(self) -> Global___LinkState:
+        """The direction from the receiver to the sender."""
+
     def __init__(
         self,
         *,
@@ -169,10 +636,20 @@ class LinkState(_message.Message):
         lost_bytes: _builtins.int = ...,
         streams: _builtins.int = ...,
         busy_s: _builtins.float = ...,
+        delivered_packets: _builtins.int = ...,
+        lost_packets: _builtins.int = ...,
+        overflow_packets: _builtins.int = ...,
+        discarded_bytes: _builtins.int = ...,
+        corrupted_packets: _builtins.int = ...,
+        duplicated_packets: _builtins.int = ...,
+        reordered_packets: _builtins.int = ...,
+        current_rate_bps: _builtins.float = ...,
+        mean_rate_bps: _builtins.float = ...,
+        backward: Global___LinkState | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["backward", b"backward", "settings", b"settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_bytes", b"accepted_bytes", "busy_s", b"busy_s", "delivered_bytes", b"delivered_bytes", "lost_bytes", b"lost_bytes", "now_s", b"now_s", "overflow_bytes", b"overflow_bytes", "queued_bytes", b"queued_bytes", "settings", b"settings", "streams", b"streams"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_bytes", b"accepted_bytes", "backward", b"backward", "busy_s", b"busy_s", "corrupted_packets", b"corrupted_packets", "current_rate_bps", b"current_rate_bps", "delivered_bytes", b"delivered_bytes", "delivered_packets", b"delivered_packets", "discarded_bytes", b"discarded_bytes", "duplicated_packets", b"duplicated_packets", "lost_bytes", b"lost_bytes", "lost_packets", b"lost_packets", "mean_rate_bps", b"mean_rate_bps", "now_s", b"now_s", "overflow_bytes", b"overflow_bytes", "overflow_packets", b"overflow_packets", "queued_bytes", b"queued_bytes", "reordered_packets", b"reordered_packets", "settings", b"settings", "streams", b"streams"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -218,16 +695,24 @@ class SetLinkRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SETTINGS_FIELD_NUMBER: _builtins.int
+    BACKWARD_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def settings(self) -> Global___LinkSettings: ...
+    def settings(self) -> Global___LinkSettings:
+        """From the sender to the receiver."""
+
+    @_builtins.property
+    def backward(self) -> Global___LinkSettings:
+        """From the receiver to the sender."""
+
     def __init__(
         self,
         *,
         settings: Global___LinkSettings | None = ...,
+        backward: Global___LinkSettings | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["backward", b"backward", "settings", b"settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backward", b"backward", "settings", b"settings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -73,7 +73,7 @@ class ChannelServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SetLink(self, request, context):
-        """Changes the link's settings while it runs; fields left out keep their value.
+        """Changes the link's settings while it runs, all or none; fields left out keep their value.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

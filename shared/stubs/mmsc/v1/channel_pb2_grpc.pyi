@@ -41,7 +41,7 @@ class ChannelServiceStub:
     GetLink: _grpc.UnaryUnaryMultiCallable[_channel_pb2.GetLinkRequest, _channel_pb2.GetLinkResponse]
     """Reads the link's settings and counters."""
     SetLink: _grpc.UnaryUnaryMultiCallable[_channel_pb2.SetLinkRequest, _channel_pb2.SetLinkResponse]
-    """Changes the link's settings while it runs; fields left out keep their value."""
+    """Changes the link's settings while it runs, all or none; fields left out keep their value."""
 
 @_typing.type_check_only
 class ChannelServiceAsyncStub(ChannelServiceStub):
@@ -56,7 +56,7 @@ class ChannelServiceAsyncStub(ChannelServiceStub):
     GetLink: _aio.UnaryUnaryMultiCallable[_channel_pb2.GetLinkRequest, _channel_pb2.GetLinkResponse]  # type: ignore[assignment]
     """Reads the link's settings and counters."""
     SetLink: _aio.UnaryUnaryMultiCallable[_channel_pb2.SetLinkRequest, _channel_pb2.SetLinkResponse]  # type: ignore[assignment]
-    """Changes the link's settings while it runs; fields left out keep their value."""
+    """Changes the link's settings while it runs, all or none; fields left out keep their value."""
 
 class ChannelServiceServicer(metaclass=_abc_1.ABCMeta):
     """The channel between a transmitter and the receiver: carries opaque packets both ways under a link model."""
@@ -86,6 +86,6 @@ class ChannelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _channel_pb2.SetLinkRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_channel_pb2.SetLinkResponse, _abc.Awaitable[_channel_pb2.SetLinkResponse]]:
-        """Changes the link's settings while it runs; fields left out keep their value."""
+        """Changes the link's settings while it runs, all or none; fields left out keep their value."""
 
 def add_ChannelServiceServicer_to_server(servicer: ChannelServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,1 @@
+"""Traces of links that the project generated; `channel_emulator.replay` lists them."""

@@ -1,0 +1,1 @@
+"""Fuzzing of every decoder of bytes from outside: `python -m tests.fuzz` (see `__main__`)."""
