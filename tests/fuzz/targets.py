@@ -102,7 +102,7 @@ def _packets() -> Target:
         packet = Packet.from_bytes(sample[0])
         assert packet.to_bytes() == sample[0]
 
-    return Target("packets", corpus, decode, (PacketError,), 0.5, 4 * _MIB, seal_packet)
+    return Target("packets", corpus, decode, (PacketError,), 0.5, 32 * _MIB, seal_packet)
 
 
 def _reports() -> Target:
@@ -114,7 +114,7 @@ def _reports() -> Target:
     def decode(sample: Sample) -> None:
         Report.from_packet(Packet.from_bytes(sample[0]))
 
-    return Target("reports", corpus, decode, (PacketError,), 0.5, 4 * _MIB, seal_packet)
+    return Target("reports", corpus, decode, (PacketError,), 0.5, 32 * _MIB, seal_packet)
 
 
 def _headers() -> Target:
@@ -125,7 +125,7 @@ def _headers() -> Target:
         assert header.to_bytes() == sample[0]
         codec_numbered(header.codec)
 
-    return Target("headers", corpus, decode, (StreamError,), 0.5, 4 * _MIB)
+    return Target("headers", corpus, decode, (StreamError,), 0.5, 32 * _MIB)
 
 
 def _fragments() -> Target:
@@ -147,7 +147,7 @@ def _fragments() -> Target:
             if (whole := section.whole()) is not None:
                 StreamHeader.from_bytes(whole)
 
-    return Target("fragments", corpus, decode, (StreamError,), 0.5, 8 * _MIB)
+    return Target("fragments", corpus, decode, (StreamError,), 0.5, 32 * _MIB)
 
 
 # ---- what is in the header -------------------------------------------------------------------------
@@ -176,7 +176,7 @@ def _ladder_maps() -> Target:
         assert levels.shape == (grid.count,)
         assert levels.max() < 5
 
-    return Target("level-map-ladder", corpus, decode, (StreamError,), 0.5, 8 * _MIB)
+    return Target("level-map-ladder", corpus, decode, (StreamError,), 0.5, 32 * _MIB)
 
 
 def _entropy_maps() -> Target:
@@ -193,7 +193,7 @@ def _entropy_maps() -> Target:
         assert levels.shape == (grid.count,)
         assert levels.max() < 8
 
-    return Target("level-map-entropy", corpus, decode, (StreamError,), 1.0, 16 * _MIB)
+    return Target("level-map-entropy", corpus, decode, (StreamError,), 1.0, 32 * _MIB)
 
 
 def _sketches() -> Target:
@@ -202,7 +202,7 @@ def _sketches() -> Target:
     def decode(sample: Sample) -> None:
         assert decode_sketch(sample[0], _GRIDS[1]).shape == (_GRIDS[1].count, 8, 8, 3)
 
-    return Target("sketch", corpus, decode, (), 0.5, 8 * _MIB)
+    return Target("sketch", corpus, decode, (), 0.5, 32 * _MIB)
 
 
 def _backgrounds() -> Target:
@@ -212,7 +212,7 @@ def _backgrounds() -> Target:
     def decode(sample: Sample) -> None:
         assert codec.background(sample[0], _GRIDS[0]).shape == (_GRIDS[0].count, 3)
 
-    return Target("background", corpus, decode, (StreamError,), 1.0, 16 * _MIB)
+    return Target("background", corpus, decode, (StreamError,), 1.0, 32 * _MIB)
 
 
 # ---- patches ---------------------------------------------------------------------------------------
@@ -311,7 +311,7 @@ def _containers() -> Target:
     def decode(sample: Sample) -> None:
         stream_header(read_frames(sample[0]))
 
-    return Target("container", corpus, decode, (StreamError, InvalidInputError), 1.0, 8 * _MIB, seal_frames)
+    return Target("container", corpus, decode, (StreamError, InvalidInputError), 1.0, 32 * _MIB, seal_frames)
 
 
 def _pictures_of_files() -> Target:
@@ -409,7 +409,7 @@ def _weights() -> Target:
         path.write_bytes(_weights_file(sample[0], b"".join(sample[1:])) if len(sample) > 1 else b"".join(sample))
         read_weights(path, "tag-1")
 
-    return Target("weights", corpus, decode, (WeightsError,), 1.0, 16 * _MIB, tokens=_JSON)
+    return Target("weights", corpus, decode, (WeightsError,), 1.0, 32 * _MIB, tokens=_JSON)
 
 
 _LOADERS: Sequence[tuple[str, Callable[[Path], object]]] = (
@@ -450,7 +450,7 @@ def _journals() -> Target:
         assert journal.sound_bytes <= len(data)
         assert all(packet.transmission_id == journal.transmission_id for packet in journal.packets)
 
-    return Target("journal", corpus, decode, (StreamError,), 0.5, 8 * _MIB)
+    return Target("journal", corpus, decode, (StreamError,), 0.5, 32 * _MIB)
 
 
 def _traces() -> Target:
@@ -476,7 +476,7 @@ def _traces() -> Target:
         "\u0663\u00b2".encode(),
         b"_",
     )
-    return Target("traces", corpus, decode, (InvalidInputError,), 1.0, 16 * _MIB, tokens=tokens)
+    return Target("traces", corpus, decode, (InvalidInputError,), 1.0, 32 * _MIB, tokens=tokens)
 
 
 TARGETS: dict[str, Callable[[], Target]] = {
