@@ -96,7 +96,7 @@ def test_a_picture_whose_colours_cannot_be_converted() -> None:
 
 
 def target(decode, **settings) -> Target:
-    return Target("own", [(b"abcdefgh" * 8,)], decode, (PacketError,), **settings)
+    return Target("own", [(b"abcdefgh" * 9,)], decode, (PacketError,), **settings)
 
 
 def test_it_counts_answers_and_crashes() -> None:
