@@ -8,7 +8,7 @@ UV = $(shell command -v uv || echo $(BIN)/uv)
 DATA ?= ../shared/data
 export MPLBACKEND := Agg
 
-.PHONY: help setup lock demo test slow-test check lint types protos protos-check containers-check images-check quality stuff-pictures pictures bench train clean
+.PHONY: help setup lock demo test slow-test check lint types protos protos-check containers-check images-check quality stuff-pictures pictures bench fuzz train clean
 
 help:  ## Lists the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -79,6 +79,11 @@ BENCHES := allocation channel compute end-to-end entropy link relevance
 bench: $(BENCHES:%=bench-%)  ## All short benchmarks; out/bench/
 bench-%: $(STAMP)  ## One benchmark: one of the above, or maft (MAFT+ at full size with random weights; minutes)
 	$(BIN)/python -m evaluation.bench.$(subst -,_,$*)
+
+INPUTS ?= 1000000
+SEED ?= 0
+fuzz: $(STAMP)  ## Damaged inputs for every decoder of bytes from outside (INPUTS=1000000, SEED=0; long); out/fuzz.json
+	$(BIN)/python -m tests.fuzz --inputs $(INPUTS) --seed $(SEED) --jobs $$(nproc)
 
 train: $(STAMP)  ## Trains all weights anew (hours; needs $(DATA)); models/
 	$(UV) pip install --quiet --python $(BIN)/python --editable '.[training]'

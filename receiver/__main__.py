@@ -44,16 +44,15 @@ _DEFAULT = ReceiverConfig()
 @click.option("--store-bytes", type=click.IntRange(1), default=_DEFAULT.store_bytes, help="Room for them on the disk.")
 @click.option(
     "--store-age",
-    "store_age_s",
     type=click.FloatRange(0, min_open=True),
     default=_DEFAULT.store_age_s,
     help="Seconds after which a transmission is removed from the disk.",
 )
 @service_options(_DEFAULT.limits)
-def main(*, grace: float, **settings: Any) -> None:
+def main(*, grace: float, store_age: float, **settings: Any) -> None:
     """Rebuilds pictures from the packets that come through the channel."""
     try:
-        config = ReceiverConfig(grace_s=grace, **service_settings(settings), **settings)
+        config = ReceiverConfig(grace_s=grace, store_age_s=store_age, **service_settings(settings), **settings)
         service = receiver_service(config, load_receivers())
         asyncio.run(serve_until_signal(service, "receiver"))
     except MmscError as error:

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from shared.errors import DeadlineError, InvalidInputError, MmscError
 from shared.gate import Gate
-from shared.rpc_errors import abort
+from shared.rpc_errors import Ending, abort
 from shared.telemetry import LATENCY_BUCKETS_S
 from shared.tracing import Tracer, rpc_span
 
@@ -86,13 +86,19 @@ class RpcBoundary(grpc.aio.ServerInterceptor):
             metadata = dict(context.invocation_metadata() or ())
             observed: AbstractContextManager[None] = _observed(self._series, labels, context) if own else nullcontext()
             with observed:
-                try:
-                    with self._gate.admitted(method, metadata, context), self._traced(own, method, metadata):
-                        return await _answer(handler, requests, context)
-                except MmscError as error:
-                    await abort(context, error)
-                except DecodeError:
-                    await abort(context, InvalidInputError("request", "is no message of this RPC"))
+                answer = await attempted(metadata, requests, context)
+                if isinstance(answer, Ending):
+                    await abort(context, answer)
+                return answer
+
+        async def attempted(metadata: dict[str, Any], requests: Any, context: _Context) -> Any:
+            try:
+                with self._gate.admitted(method, metadata, context), self._traced(own, method, metadata):
+                    return await _answer(handler, requests, context)
+            except MmscError as error:
+                return Ending.of(error)
+            except DecodeError:
+                return Ending.of(InvalidInputError("request", "is no message of this RPC"))
 
         return call
 

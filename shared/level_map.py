@@ -55,7 +55,8 @@ def load_tables(path: Path | None = None) -> NDArray[np.uint16]:
         tables: NDArray[np.uint16] = read_weights(path, LEVEL_MAP_FORMAT).tensors["frequencies"]
     except KeyError as error:
         raise WeightsError(f"{path}: has no frequencies") from error
-    if tables.shape[1:] != (CONTEXTS, _LEVELS) or tables.min() < 1 or (tables.sum(axis=2) != FREQUENCY_TOTAL).any():
+    shaped = tables.dtype == np.uint16 and tables.shape[1:] == (CONTEXTS, _LEVELS) and len(tables) > 0
+    if not shaped or tables.min() < 1 or (tables.sum(axis=2) != FREQUENCY_TOTAL).any():
         raise WeightsError(f"{path}: its frequencies do not add up")
     return tables
 

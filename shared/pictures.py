@@ -6,6 +6,8 @@ checked before a single pixel is decoded.
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import numpy as np
@@ -36,7 +38,11 @@ def read_picture(data: bytes, field: str = "image") -> UInt8Array:
     Raises:
         InvalidInputError: no such picture, damaged, empty, or over the limits of `PatchGrid`.
     """
-    image = _decoded(data, field)
+    with _refused_as(field):
+        return _rgb(_decoded(data))
+
+
+def _rgb(image: Image.Image) -> UInt8Array:
     if image.mode in _SIXTEEN_BIT:
         return np.repeat(_upper_byte(np.asarray(image))[:, :, None], 3, axis=2)
     if image.has_transparency_data:
@@ -58,7 +64,11 @@ def read_relevance(data: bytes, grid: PatchGrid) -> Float32Array:
         InvalidInputError: no picture, another size, or not finite.
     """
     field = "options.relevance_png"
-    image = _decoded(data, field)
+    with _refused_as(field):
+        return _weights(_decoded(data), grid, field)
+
+
+def _weights(image: Image.Image, grid: PatchGrid, field: str) -> Float32Array:
     if image.size != (grid.width, grid.height):
         size, wanted = f"{image.width}x{image.height}", f"{grid.width}x{grid.height}"
         raise InvalidInputError(field, f"map is {size}, the upright picture is {wanted}")
@@ -78,17 +88,23 @@ def png_bytes(array: AnyArray) -> bytes:
     return buffer.getvalue()
 
 
-def _decoded(data: bytes, field: str) -> Image.Image:
+def _decoded(data: bytes) -> Image.Image:
     if not data:
-        raise InvalidInputError(field, "is empty")
+        raise InvalidInputError("", "is empty")
+    with warnings.catch_warnings():
+        # Damaged tags are Pillow's to skip, and bombs are PatchGrid's to refuse; neither needs a warning on top.
+        warnings.simplefilter("ignore")
+        image = Image.open(io.BytesIO(data), formats=_FORMATS)
+        PatchGrid(image.width, image.height)
+        image.load()
+        return ImageOps.exif_transpose(image)
+
+
+@contextmanager
+def _refused_as(field: str) -> Iterator[None]:
+    """Turns whatever Pillow says of a picture, opened or converted, into an error that names the field."""
     try:
-        with warnings.catch_warnings():
-            # Damaged tags are Pillow's to skip, and bombs are PatchGrid's to refuse; neither needs a warning on top.
-            warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data), formats=_FORMATS)
-            PatchGrid(image.width, image.height)
-            image.load()
-            return ImageOps.exif_transpose(image)
+        yield
     except InvalidInputError as error:
         raise InvalidInputError(field, error.description) from error
     except Image.DecompressionBombError as error:

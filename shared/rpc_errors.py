@@ -1,6 +1,6 @@
 """Turns the errors of `shared.errors` into gRPC statuses, and statuses into one line for a person."""
 
-from typing import Final, NoReturn
+from typing import Final, NamedTuple, NoReturn
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
@@ -67,10 +67,28 @@ def _detail(error: MmscError) -> Message | None:
     return None
 
 
-async def abort(context: grpc.aio.ServicerContext, error: MmscError) -> NoReturn:  # type: ignore[type-arg]
-    """Ends an RPC with the status of an error."""
-    metadata = ((DETAILS_KEY, status_details(error)),)
-    await context.abort(status_code(error), str(error), trailing_metadata=metadata)
+class Ending(NamedTuple):
+    """What an error looks like outside."""
+
+    code: grpc.StatusCode
+    message: str
+    details: bytes
+    """A serialised google.rpc.Status."""
+
+    @classmethod
+    def of(cls, error: MmscError) -> "Ending":
+        """The status of an error, without the error itself."""
+        return cls(status_code(error), str(error), status_details(error))
+
+
+async def abort(context: grpc.aio.ServicerContext, ending: Ending) -> NoReturn:  # type: ignore[type-arg]
+    """Ends an RPC.
+
+    Call it when the error has been let go: gRPC keeps the exception that this raises, in a circle that only the
+    garbage collector opens, and with an error in its context the request would stay too, of up to 32 MiB.
+    """
+    metadata = ((DETAILS_KEY, ending.details),)
+    await context.abort(ending.code, ending.message, trailing_metadata=metadata)
     raise AssertionError("abort returned")  # pragma: no cover - context.abort always raises
 
 

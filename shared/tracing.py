@@ -240,5 +240,6 @@ class _OtelSpan:
         if error is not None:
             from opentelemetry.trace import Status, StatusCode  # noqa: PLC0415 - optional
 
-            self._span.set_status(Status(StatusCode.ERROR, f"{type(error).__name__}: {error}"))
+            # Its message may hold what a client sent.
+            self._span.set_status(Status(StatusCode.ERROR, type(error).__name__))
         self._span.end()

@@ -53,7 +53,7 @@ def read_weights(path: Path, tag: str) -> Weights:
         raise WeightsError(f"{path}: cannot be read ({error.strerror})") from error
     try:
         settings, tensors = _metadata(data), load(data)
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise WeightsError(f"{path}: is damaged or no safetensors file ({error})") from error
     if settings.get(_TAG) != tag:
         raise WeightsError(f"{path}: holds format {settings.get(_TAG)!r}, not {tag!r}")
@@ -83,5 +83,8 @@ def _metadata(data: bytes) -> dict[str, str]:
     size = int.from_bytes(data[:8], "little")
     if not 2 <= size <= min(_HEADER_LIMIT_BYTES, len(data) - 8):
         raise ValueError("its header does not fit")
-    metadata = json.loads(data[8 : 8 + size]).get("__metadata__", {})
+    header = json.loads(data[8 : 8 + size])
+    metadata = header.get("__metadata__", {}) if isinstance(header, dict) else None
+    if not isinstance(metadata, dict):
+        raise TypeError("its header is no table of tensors")
     return {str(key): str(value) for key, value in metadata.items()}

@@ -1,5 +1,6 @@
 """Certificates for the tests, made on the spot by the script that the documents recommend."""
 
+import atexit
 import shutil
 import subprocess
 from functools import cache
@@ -19,6 +20,7 @@ def authority(name: str, *of: str) -> Path:
     if shutil.which("openssl") is None:
         pytest.fail("the tests of TLS need the openssl program (Debian: apt-get install openssl)")
     directory = Path(mkdtemp(prefix=f"mmsc-{name}-"))
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
     subprocess.run([SCRIPT, directory, *(of or ("service", "client"))], check=True)
     return directory
 

@@ -1,6 +1,7 @@
 """The door of a service: tokens, limits, TLS and the end, over real sockets."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -241,6 +242,26 @@ async def test_bytes_that_are_no_message_are_the_caller_s_fault():
             call = getattr(stub.channel, kind)(f"/{NAME}/{method}")
             error = await failure(call(b"\xff\xff\xff") if kind == "unary_unary" else call(iter([b"\xff\xff"])).read())
             assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_an_error_leaves_nothing_of_the_request_behind():
+    """Not even until the garbage collector comes, before which a thousand uploads may have."""
+
+    class Refusing(Service):
+        async def SetLink(self, request, context):
+            raise InvalidInputError("settings", "spoilt")
+
+    def left() -> list[InvalidInputError]:
+        return [each for each in gc.get_objects() if type(each) is InvalidInputError and each.description == "spoilt"]
+
+    gc.disable()
+    try:
+        async with serving(servicer=Refusing()) as address, connected(address) as stub:
+            for _ in range(3):
+                assert (await failure(set_link(stub))).code() == grpc.StatusCode.INVALID_ARGUMENT
+            await eventually(lambda: not left())
+    finally:
+        gc.enable()
 
 
 # ---- the end --------------------------------------------------------------------------------------

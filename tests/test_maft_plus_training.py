@@ -1,10 +1,9 @@
 """Training of MAFT+: what learns and how, that a run learns, goes on, and is the same on one process as on two."""
 
+import multiprocessing
 import os
 import socket
-import subprocess
-import sys
-from contextlib import ExitStack, contextmanager
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -57,15 +56,13 @@ def drawn_batch(count=2):
     return [torch.from_numpy(pixels.transpose(2, 0, 1).copy()) for pixels, _ in pairs], targets
 
 
-@contextmanager
-def process_of(line, environment):
-    """Ends at the end of the block at the latest."""
-    pipe = subprocess.PIPE
-    with subprocess.Popen(line, env={**os.environ, **environment}, stdout=pipe, stderr=pipe, text=True) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
+def one_of_two(rank, port, arguments):
+    """The command as torchrun starts it."""
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "RANK": str(rank)}
+    os.environ |= {"GLOO_SOCKET_IFNAME": "lo"}
+    command.main(arguments, standalone_mode=False)
 
 
 def outcome(step, **modes):
@@ -275,13 +272,20 @@ def test_two_processes_have_the_gradients_of_one(data, tmp_path):
     options += ["--points=64", "--workers=0", "--no-stochastic-depth", "--device=cpu"]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
-    line = [sys.executable, "-m", "training.maft_plus", *options, f"--out={tmp_path / 'two'}"]
-    quick = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", **place}
-    with ExitStack() as stack:
-        running = [stack.enter_context(process_of(line, {**quick, "RANK": rank})) for rank in ("0", "1")]
-        told = [process.communicate(timeout=110) for process in running]
-    assert [process.returncode for process in running] == [0, 0], told
+        port = free.getsockname()[1]
+    # Forked: the libraries, which take seconds to import, are there.
+    fork = multiprocessing.get_context("fork")
+    both = [*options, f"--out={tmp_path / 'two'}"]
+    running = [fork.Process(target=one_of_two, args=(rank, port, both), daemon=True) for rank in range(2)]
+    for process in running:
+        process.start()
+    for process in running:
+        process.join(timeout=50)
+    for process in running:
+        if process.is_alive():
+            process.kill()
+            process.join()
+    assert [process.exitcode for process in running] == [0, 0]
     alone = CliRunner().invoke(command.main, [*options, f"--out={tmp_path / 'one'}"])
     assert alone.exit_code == 0, alone.output
     # After one update AdamW's first moment is a tenth of the gradient.

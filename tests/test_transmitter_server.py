@@ -9,8 +9,10 @@ import skimage.data
 from fakes import FakeChannel, LeftHalf, mean_sender, serving
 from google.rpc import error_details_pb2, status_pb2
 
+from shared.errors import BusyError
 from shared.packets import Packet
 from shared.pictures import png_bytes, read_picture
+from shared.rpc_errors import Ending, abort, retry_after_s
 from shared.stubs.mmsc.v1 import channel_pb2_grpc, transmitter_pb2, transmitter_pb2_grpc
 from transmitter.config import TransmitterConfig
 from transmitter.pipeline import Pipeline
@@ -214,3 +216,15 @@ async def test_for_what_is_not_there_the_events_say_that_the_bytes_are_spread_by
     levels = [read_picture(run[1].plan.level_map_png)[:, :, 0].astype(float) for run in (absent, found)]
     assert levels[1][:, :10].mean() > 3 * levels[1][:, 10:].mean()
     assert levels[0][:, 10:].mean() > levels[1][:, 10:].mean()
+
+
+async def test_a_channel_that_is_full_is_passed_on_with_its_advice():
+    class Full(FakeChannel):
+        async def GetLink(self, request, context):
+            await abort(context, Ending.of(BusyError("all 128 places are taken", retry_s=2.5)))
+
+    async with _stub(Full()) as stub:
+        error = await _refusal(stub, _request())
+    assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert error.details() == "channel: resource exhausted: all 128 places are taken"
+    assert retry_after_s(error) == 2.5

@@ -13,13 +13,19 @@ _MOST_GROWTH = 4_096  # bytes that one step may add
 _MOST_STEPS = 6
 
 
-def mutated(rng: random.Random, corpus: Sequence[Sample], seal: Callable[[bytes], bytes] | None) -> Sample:
+def mutated(
+    rng: random.Random,
+    corpus: Sequence[Sample],
+    seal: Callable[[bytes], bytes] | None,
+    tokens: Sequence[bytes] = (),
+) -> Sample:
     """A damaged copy of one sample of a corpus.
 
     Args:
         rng: where all choices come from.
         corpus: real samples, at least one.
         seal: puts a checksum right again, so that most damage is found behind it; None where there is none.
+        tokens: words of the format, put in anywhere and in each other's place.
     """
     sample = rng.choice(corpus)
     if len(sample) > 1 and rng.random() < 0.5:
@@ -27,13 +33,29 @@ def mutated(rng: random.Random, corpus: Sequence[Sample], seal: Callable[[bytes]
     if not sample:
         return sample
     chosen = {rng.randrange(len(sample)) for _ in range(rng.choice((1, 1, 1, 2, 4)))}
-    return tuple(_string(rng, part, corpus, seal) if number in chosen else part for number, part in enumerate(sample))
+    parts = list(sample)
+    for number in chosen:
+        if tokens and rng.random() < 0.5:
+            parts[number] = _reworded(rng, parts[number], tokens)
+        else:
+            parts[number] = _string(rng, parts[number], corpus, seal)
+    return tuple(parts)
 
 
 def _string(rng: random.Random, data: bytes, corpus: Sequence[Sample], seal: Callable[[bytes], bytes] | None) -> bytes:
     for _ in range(rng.choice((1, 1, 1, 2, 3, _MOST_STEPS))):
         data = rng.choice(_STEPS)(rng, data, corpus)
     return seal(data) if seal is not None and rng.random() < 0.9 else data
+
+
+def _reworded(rng: random.Random, data: bytes, tokens: Sequence[bytes]) -> bytes:
+    """Words of the format in the wrong places, once or very often."""
+    for _ in range(rng.choice((1, 1, 2, 4))):
+        old, new = rng.choice(tokens), rng.choice(tokens) * rng.choice((1, 1, 1, 2, 6_000))
+        at = data.find(old, rng.randrange(len(data) + 1))
+        start, end = (at, at + len(old)) if at >= 0 else (rng.randrange(len(data) + 1),) * 2
+        data = data[:start] + new + data[end:]
+    return data
 
 
 def _shuffled(rng: random.Random, sample: Sample, other: Sample) -> Sample:

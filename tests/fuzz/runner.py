@@ -41,11 +41,13 @@ class Target:
     """Memory that one input may take, beyond what the process held before."""
     seal: Callable[[bytes], bytes] | None = None
     """Puts checksums right."""
+    tokens: Sequence[bytes] = ()
+    """Words of the format, where it has such."""
 
     def input(self, seed: int, number: int) -> Sample:
         """The damaged input of a number."""
         rng = random.Random(f"{seed}/{self.name}/{number}")
-        return mutated(rng, self.corpus, self.seal)
+        return mutated(rng, self.corpus, self.seal, self.tokens)
 
 
 @dataclass

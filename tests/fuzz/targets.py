@@ -17,14 +17,16 @@ from client.files import decode_file, encode_exactly, encode_within, stream_head
 from receiver.assembly import Assembly
 from receiver.codecs import load_receiver
 from receiver.contract import ArrivedPatches, Layout, ReceiverCodec, by_number
+from receiver.entropy_restoration import EntropyRestorer
 from receiver.header import HeaderSection
+from receiver.journal import journal_start, read_journal, record
 from receiver.restoration import Restorer
 from shared.arrays import UInt8Array
 from shared.codec.entropy.codec import Scene, load_entropy_codec
 from shared.codec.entropy.levels import EXACT, sending_order
-from shared.codec.entropy.lossless import LOSSLESS_FORMAT, load_lossless
-from shared.codec.entropy.weights import LOSSY_FORMAT, load_lossy
-from shared.codec.ladder import LADDER_FORMAT, load_ladder
+from shared.codec.entropy.lossless import load_lossless
+from shared.codec.entropy.weights import load_lossy
+from shared.codec.ladder import load_ladder
 from shared.codec.registry import codec_numbered
 from shared.container import read_frames, write_frames
 from shared.entropy_level_map import decode as decode_entropy_map
@@ -100,7 +102,7 @@ def _packets() -> Target:
         packet = Packet.from_bytes(sample[0])
         assert packet.to_bytes() == sample[0]
 
-    return Target("packets", corpus, decode, (PacketError,), 0.5, 4 * _MIB, seal_packet)
+    return Target("packets", corpus, decode, (PacketError,), 0.5, 32 * _MIB, seal_packet)
 
 
 def _reports() -> Target:
@@ -112,7 +114,7 @@ def _reports() -> Target:
     def decode(sample: Sample) -> None:
         Report.from_packet(Packet.from_bytes(sample[0]))
 
-    return Target("reports", corpus, decode, (PacketError,), 0.5, 4 * _MIB, seal_packet)
+    return Target("reports", corpus, decode, (PacketError,), 0.5, 32 * _MIB, seal_packet)
 
 
 def _headers() -> Target:
@@ -123,7 +125,7 @@ def _headers() -> Target:
         assert header.to_bytes() == sample[0]
         codec_numbered(header.codec)
 
-    return Target("headers", corpus, decode, (StreamError,), 0.5, 4 * _MIB)
+    return Target("headers", corpus, decode, (StreamError,), 0.5, 32 * _MIB)
 
 
 def _fragments() -> Target:
@@ -145,7 +147,7 @@ def _fragments() -> Target:
             if (whole := section.whole()) is not None:
                 StreamHeader.from_bytes(whole)
 
-    return Target("fragments", corpus, decode, (StreamError,), 0.5, 8 * _MIB)
+    return Target("fragments", corpus, decode, (StreamError,), 0.5, 32 * _MIB)
 
 
 # ---- what is in the header -------------------------------------------------------------------------
@@ -174,7 +176,7 @@ def _ladder_maps() -> Target:
         assert levels.shape == (grid.count,)
         assert levels.max() < 5
 
-    return Target("level-map-ladder", corpus, decode, (StreamError,), 0.5, 8 * _MIB)
+    return Target("level-map-ladder", corpus, decode, (StreamError,), 0.5, 32 * _MIB)
 
 
 def _entropy_maps() -> Target:
@@ -191,7 +193,7 @@ def _entropy_maps() -> Target:
         assert levels.shape == (grid.count,)
         assert levels.max() < 8
 
-    return Target("level-map-entropy", corpus, decode, (StreamError,), 1.0, 16 * _MIB)
+    return Target("level-map-entropy", corpus, decode, (StreamError,), 1.0, 32 * _MIB)
 
 
 def _sketches() -> Target:
@@ -200,7 +202,7 @@ def _sketches() -> Target:
     def decode(sample: Sample) -> None:
         assert decode_sketch(sample[0], _GRIDS[1]).shape == (_GRIDS[1].count, 8, 8, 3)
 
-    return Target("sketch", corpus, decode, (), 0.5, 8 * _MIB)
+    return Target("sketch", corpus, decode, (), 0.5, 32 * _MIB)
 
 
 def _backgrounds() -> Target:
@@ -210,7 +212,7 @@ def _backgrounds() -> Target:
     def decode(sample: Sample) -> None:
         assert codec.background(sample[0], _GRIDS[0]).shape == (_GRIDS[0].count, 3)
 
-    return Target("background", corpus, decode, (StreamError,), 1.0, 16 * _MIB)
+    return Target("background", corpus, decode, (StreamError,), 1.0, 32 * _MIB)
 
 
 # ---- patches ---------------------------------------------------------------------------------------
@@ -309,7 +311,7 @@ def _containers() -> Target:
     def decode(sample: Sample) -> None:
         stream_header(read_frames(sample[0]))
 
-    return Target("container", corpus, decode, (StreamError, InvalidInputError), 1.0, 8 * _MIB, seal_frames)
+    return Target("container", corpus, decode, (StreamError, InvalidInputError), 1.0, 32 * _MIB, seal_frames)
 
 
 def _pictures_of_files() -> Target:
@@ -337,12 +339,14 @@ def _encoded_photos() -> list[Sample]:
         *(("RGBA", "PNG", {}), ("L", "PNG", {}), ("P", "PNG", {}), ("1", "PNG", {}), ("CMYK", "JPEG", {})),
         *(("RGB", "TIFF", {"compression": name}) for name in ("tiff_lzw", "tiff_deflate", "packbits", "jpeg")),
         *(("RGB", "JPEG", {"exif": exif, "progressive": True}), ("RGB", "WEBP", {"lossless": True})),
-        *(("F", "TIFF", {}), ("I;16", "PNG", {}), ("RGB", "PNG", {"exif": exif})),
+        *(("F", "TIFF", {}), ("LAB", "TIFF", {}), ("I;16", "PNG", {}), ("RGB", "PNG", {"exif": exif})),
     ]
     found = []
     for mode, kind, options in ways:
         buffer = io.BytesIO()
         converted = Image.fromarray(np.asarray(photo.convert("L"), np.uint16) * 257) if mode == "I;16" else None
+        if mode == "LAB":
+            converted = Image.new("LAB", photo.size)
         (converted or photo.convert(mode)).save(buffer, kind, **options)
         found.append((buffer.getvalue(),))
     return found
@@ -376,42 +380,77 @@ def _scratch() -> Path:
     return Path(folder) / "file"
 
 
+_JSON = (
+    *(b"{", b"}", b"[", b"]", b'{"a":', b"[[", b"null", b"-1", b"0", b"1e999", b"NaN", b"true", b'""', b"65536"),
+    *(b'"__metadata__":', b'"F64"', b'"F32"', b'"F16"', b'"BF16"', b'"I8"', b'"I16"', b'"U8"', b'"U16"', b'"U32"'),
+    *(b'"dtype":', b'"shape":', b'"data_offsets":', b"18446744073709551616", b"4294967296", b",", b":"),
+)
+
+
+def _weights_file(header: bytes, tensors: bytes) -> bytes:
+    return len(header).to_bytes(8, "little") + header + tensors
+
+
+def _split(data: bytes) -> Sample:
+    """Header and tensors of a weights file."""
+    size = int.from_bytes(data[:8], "little")
+    return data[8 : 8 + size], data[8 + size :]
+
+
 def _weights() -> Target:
+    """Files whose header was damaged, with its size put right or not."""
     path = _scratch()
     write_weights(path, "tag-1", {"a": np.arange(24.0).reshape(4, 6), "b": np.arange(5, dtype=np.int8)}, {"n": "x"})
-    corpus = [(path.read_bytes(),)]
+    corpus = [_split(path.read_bytes())]
     write_weights(path, "tag-1", {}, {})
-    corpus.append((path.read_bytes(),))
+    corpus += [_split(path.read_bytes()), (path.read_bytes(),)]
 
     def decode(sample: Sample) -> None:
-        path.write_bytes(sample[0])
+        path.write_bytes(_weights_file(sample[0], b"".join(sample[1:])) if len(sample) > 1 else b"".join(sample))
         read_weights(path, "tag-1")
 
-    return Target("weights", corpus, decode, (WeightsError,), 1.0, 16 * _MIB)
+    return Target("weights", corpus, decode, (WeightsError,), 1.0, 32 * _MIB, tokens=_JSON)
 
 
-_LOADERS: Sequence[tuple[str, str, Callable[[Path], object]]] = (
-    ("ladder.safetensors", LADDER_FORMAT, load_ladder),
-    ("entropy.safetensors", LOSSY_FORMAT, load_lossy),
-    ("lossless.safetensors", LOSSLESS_FORMAT, load_lossless),
-    ("level_map.safetensors", "", load_tables),
-    ("entropy_level_map.safetensors", "", load_network),
-    ("restoration.safetensors", "", Restorer.load),
+_LOADERS: Sequence[tuple[str, Callable[[Path], object]]] = (
+    ("ladder.safetensors", load_ladder),
+    ("entropy.safetensors", load_lossy),
+    ("lossless.safetensors", load_lossless),
+    ("level_map.safetensors", load_tables),
+    ("entropy_level_map.safetensors", load_network),
+    ("restoration.safetensors", Restorer.load),
+    ("entropy_restoration.safetensors", EntropyRestorer.load),
 )
 
 
 def _models() -> Target:
-    """The shipped weights; each sample is the number of its loader and the file."""
-    path = _scratch()
-    corpus = [(bytes([number]), default_path(file).read_bytes()) for number, (file, *_) in enumerate(_LOADERS)]
+    """The shipped weights: the number of the loader, the header, and the first of the tensors' bytes."""
+    path, tails, corpus = _scratch(), [], []
+    for number, (file, _) in enumerate(_LOADERS):
+        header, tensors = _split(default_path(file).read_bytes())
+        corpus.append((bytes([number]), header, tensors[:4_096]))
+        tails.append(tensors[4_096:])
 
     def decode(sample: Sample) -> None:
-        *first, data = sample
-        number = first[0][0] if first and first[0] else 0
-        path.write_bytes(data)
-        _LOADERS[number % len(_LOADERS)][2](path)
+        number, header, *first = (*sample, b"", b"")[:3]
+        chosen = (number + b"\0")[0] % len(_LOADERS)
+        path.write_bytes(_weights_file(header, b"".join(first) + tails[chosen]))
+        _LOADERS[chosen][1](path)
 
-    return Target("models", corpus, decode, (WeightsError,), 6.0, 256 * _MIB)
+    return Target("models", corpus, decode, (WeightsError,), 6.0, 256 * _MIB, tokens=_JSON)
+
+
+def _journals() -> Target:
+    packets = pack(plans("ladder")[0], _ID)
+    corpus = [(journal_start(_ID, 1.7e9), *map(record, packets[:count])) for count in (0, 1, len(packets))]
+
+    def decode(sample: Sample) -> None:
+        data = b"".join(sample)
+        journal = read_journal(data)
+        assert journal.sound_bytes <= len(data)
+        assert all(packet.transmission_id == journal.transmission_id for packet in journal.packets)
+
+    return Target("journal", corpus, decode, (StreamError,), 0.5, 32 * _MIB)
 
 
 def _traces() -> Target:
@@ -423,7 +462,21 @@ def _traces() -> Target:
     def decode(sample: Sample) -> None:
         parse_trace("fuzzed", sample[0].decode("utf-8", "replace"))
 
-    return Target("traces", corpus, decode, (InvalidInputError,), 1.0, 8 * _MIB)
+    tokens = (
+        b",",
+        b"\n",
+        b"nan",
+        b"inf",
+        b"1e999",
+        b"-",
+        b"0",
+        b"9",
+        b"#",
+        b"time_s,rate_bps",
+        "\u0663\u00b2".encode(),
+        b"_",
+    )
+    return Target("traces", corpus, decode, (InvalidInputError,), 1.0, 32 * _MIB, tokens=tokens)
 
 
 TARGETS: dict[str, Callable[[], Target]] = {
@@ -445,6 +498,7 @@ TARGETS: dict[str, Callable[[], Target]] = {
     "files": _pictures_of_files,
     "pictures": _pictures,
     "relevance-maps": _relevance_maps,
+    "journal": _journals,
     "weights": _weights,
     "models": _models,
     "traces": _traces,
