@@ -19,6 +19,7 @@ from typing import Any, Final, TypeAlias
 
 import grpc
 import torch
+from google.protobuf.message import DecodeError
 from prometheus_client import CollectorRegistry
 
 from receiver.archive import Limits
@@ -147,16 +148,22 @@ class ReceiverServicer(receiver_pb2_grpc.ReceiverServiceServicer):
     ) -> None:
         """Reads to the end while pictures are made and reported; None tells that all is said."""
         slots = asyncio.Semaphore(MAX_OPEN)
+        unreadable: DecodeError | None = None
         try:
             async with asyncio.TaskGroup() as group:
                 with span("assembling"):
-                    async for request in requests:
-                        async for complete in self._take(request.packets, ingest):
-                            await slots.acquire()
-                            group.create_task(self._report(complete, reports, slots))
+                    try:
+                        async for request in requests:
+                            async for complete in self._take(request.packets, ingest):
+                                await slots.acquire()
+                                group.create_task(self._report(complete, reports, slots))
+                    except DecodeError as error:  # what came before it is reported first
+                        unreadable = error
                 for entry in ingest.end():
                     group.create_task(self._report(entry, reports, slots))
                 self._announce()
+            if unreadable is not None:
+                raise InvalidInputError("packets", "a message of the stream cannot be read") from unreadable
         finally:
             reports.put_nowait(None)
 

@@ -221,6 +221,24 @@ def test_any_damage_ends_in_an_answer(damage: list[Callable[[bytes], bytes]], ra
     )
 
 
+async def test_a_message_that_is_none_is_told_after_the_reports(receiver: Receiver) -> None:
+    raw = receiver.channel.stream_stream("/mmsc.v1.ReceiverService/Receive")
+    whole = receiver_pb2.ReceiveRequest(packets=SENT.packets).SerializeToString()
+    call = raw(iter([whole, b"\xff\xff\xff"]), timeout=_TIMEOUT_S)
+    answers = []
+
+    async def read() -> None:
+        async for answer in call:
+            answers.extend(receiver_pb2.ReceiveResponse.FromString(answer).packets)
+
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await read()
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert "packets" in (caught.value.details() or "")
+    (report,) = [Report.from_packet(Packet.from_bytes(data)) for data in answers]
+    assert report.outcome is ReportOutcome.COMPLETE
+
+
 # ---- clients that go away -------------------------------------------------------------------------
 
 

@@ -160,7 +160,6 @@ _SHARES: Final = {
     "files": 0.05,
     "models": 0.05,
     "rpc-receiver": 0.3,
-    "rpc-channel": 0.3,
 }
 """How many inputs a target gets, relative to the others: what costs a thousand times as much gets fewer."""
 

@@ -46,6 +46,7 @@ from transmitter.pipeline import StageClock
 from transmitter.planning import Plan, PlanRequest
 
 from .mutations import Sample, seal_frames, seal_packet, seal_png
+from .rpc import receiver_calls
 from .runner import Target
 
 _MIB = 1024 * 1024
@@ -499,6 +500,7 @@ TARGETS: dict[str, Callable[[], Target]] = {
     "pictures": _pictures,
     "relevance-maps": _relevance_maps,
     "journal": _journals,
+    "rpc-receiver": lambda: receiver_calls(plans("ladder")[0], _ID),
     "weights": _weights,
     "models": _models,
     "traces": _traces,
