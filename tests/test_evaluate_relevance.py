@@ -448,7 +448,7 @@ def test_bad_extractor_and_synonyms_are_one_line(folder, tmp_path, capfd):
 
 
 def test_bad_weights_are_one_line(evaluate, folder, monkeypatch):
-    def load(name, *, device, weights):
+    def load(name, *, weights, **_):
         raise WeightsError(f"{weights}: is damaged")
 
     monkeypatch.setattr(run, "load_extractor", load)
