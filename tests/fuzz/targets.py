@@ -1,7 +1,9 @@
 """Every decoder of bytes from outside, with real inputs made on the spot."""
 
+import atexit
 import io
 import itertools
+import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -378,6 +380,7 @@ def _scratch() -> Path:
     """A place for a file, in memory where there is one."""
     memory = Path("/dev/shm")
     folder = tempfile.mkdtemp(prefix="mmsc-fuzz-", dir=memory if memory.is_dir() else None)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return Path(folder) / "file"
 
 
