@@ -60,7 +60,8 @@ class GroupNetwork(nn.Module):
 
     def own_arrays(self) -> list[tuple[AnyArray, AnyArray]]:
         """Of each part (units,) its constant and (units, coefficients before it) its weights."""
-        own = [np.zeros((self.constants.shape[1], 0)), *(layer.weight.detach().numpy() for layer in self.own)]
+        layers = [layer.weight for layer in self.own if isinstance(layer, nn.Linear)]
+        own = [np.zeros((self.constants.shape[1], 0)), *(weights.detach().numpy() for weights in layers)]
         return list(zip(self.constants.detach().numpy(), own, strict=True))
 
 

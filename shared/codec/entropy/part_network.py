@@ -66,7 +66,7 @@ class PartNetwork:
     @property
     def inputs(self) -> int:
         """Features of one patch."""
-        return self.first.weights.shape[1] - sum(1 + own for own in self._own)
+        return int(self.first.weights.shape[1]) - sum(1 + own for own in self._own)
 
     @property
     def _own(self) -> list[int]:
