@@ -16,9 +16,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from receiver.folder import Folder, StoreError
+from receiver.folder import Folder
 from receiver.journal import START_BYTES, Journal, journal_start, read_journal, record
-from shared.errors import StreamError
+from shared.errors import StoreError, StreamError
 
 BLOCK_BYTES: Final = 4_096
 """A file takes whole blocks of the disk, and counts as such."""

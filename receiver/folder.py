@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
-from shared.errors import InvalidInputError, MmscError
+from shared.errors import InvalidInputError, StoreError
 
 _PART: Final = ".part"
 """Ends the names of files that are not yet whole."""
@@ -24,19 +24,6 @@ _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _APPEND: Final = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-
-
-class StoreError(MmscError):
-    """Something could not be written to the disk, or read from it.
-
-    Args:
-        message: for a person.
-        outcome: "full" where there is no room for it, "io" for anything else.
-    """
-
-    def __init__(self, message: str, outcome: str) -> None:
-        super().__init__(message)
-        self.outcome = outcome
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from typing import Final
 from receiver.archive import MAX_WAITING_BYTES, Archive, Events, Limits
 from receiver.assembly import Assembly
 from receiver.contract import ReceiverCodecs
-from receiver.folder import RealFolder, StoreError
-from shared.errors import InvalidInputError, PacketError, StreamError
+from receiver.folder import RealFolder
+from shared.errors import InvalidInputError, PacketError, StoreError, StreamError
 from shared.packets import Packet, PacketKind
 from shared.reports import Report
 

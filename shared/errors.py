@@ -10,6 +10,7 @@ MmscError
 ├── WeightsError           a weights file that is absent, foreign or damaged
 ├── UnauthenticatedError   the caller did not prove that it may call
 ├── BusyError              more than a limit allows; worth another try later
+├── StoreError             the disk refuses what should outlive a restart
 ├── UnavailableError       a service on the path does not answer
 └── DeadlineError          the deadline passed before the work was done
 ```
@@ -17,6 +18,8 @@ MmscError
 The services turn each into one gRPC status (`shared.rpc_errors`), the command line into one line and exit
 code 2.
 """
+
+from typing import Self
 
 
 class MmscError(Exception):
@@ -35,6 +38,10 @@ class InvalidInputError(MmscError):
         super().__init__(f"{field}: {description}")
         self.field = field
         self.description = description
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str, str]]:
+        """So that it crosses from one process to another whole."""
+        return type(self), (self.field, self.description)
 
 
 class BudgetTooSmallError(InvalidInputError):
@@ -72,6 +79,27 @@ class BusyError(MmscError):
     def __init__(self, message: str, retry_s: float) -> None:
         super().__init__(message)
         self.retry_s = retry_s
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str, float]]:
+        """So that it crosses from one process to another whole."""
+        return type(self), (str(self), self.retry_s)
+
+
+class StoreError(MmscError):
+    """Something could not be written to the disk, or read from it.
+
+    Args:
+        message: for a person.
+        outcome: "full" where there is no room for it, "io" for anything else.
+    """
+
+    def __init__(self, message: str, outcome: str) -> None:
+        super().__init__(message)
+        self.outcome = outcome
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str, str]]:
+        """So that it crosses from one process to another whole."""
+        return type(self), (str(self), self.outcome)
 
 
 class UnavailableError(MmscError):

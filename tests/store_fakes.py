@@ -6,7 +6,8 @@ from collections import Counter
 from pathlib import Path
 
 from receiver.archive import Archive, Limits
-from receiver.folder import FileInfo, RealFolder, StoreError
+from receiver.folder import FileInfo, RealFolder
+from shared.errors import StoreError
 from shared.packets import Packet, PacketKind
 
 NO_LIMITS = Limits(10**9, 10**9)

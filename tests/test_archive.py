@@ -13,9 +13,9 @@ from store_fakes import NO_LIMITS, Counts, FakeFolder, packet
 
 import receiver.archive as archive_module
 from receiver.archive import BLOCK_BYTES, Archive, Limits
-from receiver.folder import RealFolder, StoreError
+from receiver.folder import RealFolder
 from receiver.journal import read_journal
-from shared.errors import InvalidInputError
+from shared.errors import InvalidInputError, StoreError
 from shared.packets import Packet, PacketKind
 
 
