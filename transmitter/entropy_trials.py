@@ -1,5 +1,6 @@
 """What one setting of the entropy codec takes: levels, runs, bodies, and every byte on the wire."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
@@ -27,7 +28,7 @@ _TWO: Final = 2
 _LIKE_EXACT: Final = 22  # the quantiser under which patches take about as much as exactly
 _NEVER: Final = 1 << 40  # bytes
 _PART: Final = 8_192  # patches
-_RATIO_CHANGES: Final = (0.25, 4.0)
+_FACTORS: Final = (0.1, 10.0)
 _BITS_PER_OCTAVE: Final = 0.95  # of signal over step, squared; measured with the next one on training photos
 _SIGNAL: Final = 2.0
 _BODY_SHARE: Final = 0.94  # how full a body is aimed to be: what its patches take varies with their company
@@ -106,8 +107,8 @@ class Trials:
     request: PlanRequest
     _exact_bodies: dict[tuple[int, int, bytes], bytes] = field(default_factory=dict)
     _exact_bits: Float64Array | None = None
-    _ratio: float = 1.0
-    """Of bits to what was guessed."""
+    _factors: Float64Array | None = None
+    """(grid.count,) of each patch's bits over what was guessed, as last seen."""
 
     def run(self, setting: Setting) -> Trial:
         """Codes the picture under a setting."""
@@ -121,9 +122,11 @@ class Trials:
         levels, base, spacing = levels_at(self.source, setting)
         order = sending_order(levels, self.source.grid)
         scene = Scene(self.source.grid, levels, base, spacing, order, self.source.means)
-        guess = self._ratio * guessed_bits(self.source, setting.fineness)
-        bits = np.where(levels == EXACT, self._bits_if_exact(levels), guess)
+        guess = guessed_bits(self.source, setting.fineness)
+        expected = guess if self._factors is None else self._factors * guess
+        bits = np.where(levels == EXACT, self._bits_if_exact(levels), expected)
         pieces = [*self._exact(scene, bits), *self._lossy(scene, bits, setting.price, code)]
+        self._learn(levels, bits / np.maximum(guess, 1))
         header = self._header(scene)
         sizes = [piece.size for piece in pieces]
         # A patch that fits no packet, as of noise under a fine quantiser, rules the setting out.
@@ -156,15 +159,28 @@ class Trials:
         while waiting:
             batch, waiting = _batch(waiting)
             pieces, taken = code(scene, batch, coefficients, price)
-            numbers = np.concatenate([run.numbers for run in batch])
-            self._ratio *= float(np.clip(taken.sum() / max(bits[numbers].sum(), 1), *_RATIO_CHANGES))
-            bits[numbers] = taken
+            bits[np.concatenate([run.numbers for run in batch])] = taken
             for run, piece in zip(batch, pieces, strict=True):
                 if piece.size <= self._capacity or len(run.numbers) == 1:
                     done.append(piece)
+                elif piece.content is None:
+                    done += self._as_if_cut(run, piece)
                 else:
                     waiting += _halves(run)
         return sorted(done, key=lambda piece: piece.position)
+
+    def _as_if_cut(self, run: Run, piece: _Piece) -> list[_Piece]:
+        """What a run that was measured as too long would take in parts that fit, without measuring again."""
+        parts = min(math.ceil(piece.size / (_BODY_SHARE * self._capacity)), len(run.numbers))
+        size = piece.size // parts + _BODY_OVERHEAD_BITS // 8
+        return [_Piece(run.first, size, None)] * parts
+
+    def _learn(self, levels: UInt8Array, factors: Float64Array) -> None:
+        """Notes what lossy patches took, for others by what those took on average."""
+        lossy = (levels > 0) & (levels != EXACT)
+        if lossy.any():
+            before = np.full(len(levels), float(np.median(factors[lossy]))) if self._factors is None else self._factors
+            self._factors = np.where(lossy, np.clip(factors, *_FACTORS), before)
 
     def _coded(self, scene: Scene, runs: list[Run], coefficients: Float32Array, price: float) -> _Taken:
         encoded = self.codec.encode_lossy(scene, runs, coefficients, price)
