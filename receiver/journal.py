@@ -16,7 +16,8 @@ import zlib
 from dataclasses import dataclass
 from typing import Final
 
-from shared.errors import PacketError, StreamError
+from shared.container import FRAME_BYTES, packet_at, size_at
+from shared.errors import StreamError
 from shared.packets import Packet
 
 _MAGIC: Final = b"MMSCjrn1"
@@ -26,9 +27,6 @@ _MOST_DAMAGES: Final = 64
 
 START_BYTES: Final = _START.size
 """Bytes before the first record."""
-
-RECORD_BYTES: Final = 2
-"""Bytes before each packet."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ def journal_start(transmission_id: int, begun_s: float) -> bytes:
 
 def record(packet: bytes) -> bytes:
     """A packet as a record; `packet` is as it crossed the channel."""
-    return len(packet).to_bytes(RECORD_BYTES, "big") + packet
+    return len(packet).to_bytes(FRAME_BYTES, "big") + packet
 
 
 def read_journal(data: bytes) -> Journal:
@@ -77,16 +75,16 @@ def read_journal(data: bytes) -> Journal:
     sound_bytes = at = START_BYTES
     damages = 0
     while at < len(data):
-        packet = _packet_at(data, at, transmission_id)
+        packet = packet_at(data, at, transmission_id)
         if packet is not None:
             packets.append(packet)
-            sound_bytes = at = at + RECORD_BYTES + _size_at(data, at)
+            sound_bytes = at = at + FRAME_BYTES + size_at(data, at)
             continue
         damages += 1
-        following = pattern.search(data, at + RECORD_BYTES + 1)
+        following = pattern.search(data, at + FRAME_BYTES + 1)
         if following is None or damages == _MOST_DAMAGES:
             break
-        at = following.start() - RECORD_BYTES
+        at = following.start() - FRAME_BYTES
     return Journal(transmission_id, begun_s, tuple(packets), sound_bytes, damages)
 
 
@@ -97,19 +95,3 @@ def _read_start(data: bytes) -> tuple[int, float]:
     if magic != _MAGIC or zlib.crc32(_START.pack(magic, transmission_id, begun_s, 0)) != crc:
         raise StreamError("is no journal of this version, or its start is damaged")
     return transmission_id, begun_s
-
-
-def _size_at(data: bytes, at: int) -> int:
-    return int.from_bytes(data[at : at + RECORD_BYTES], "big")
-
-
-def _packet_at(data: bytes, at: int, transmission_id: int) -> Packet | None:
-    start = at + RECORD_BYTES
-    end = start + _size_at(data, at)
-    if end > len(data):
-        return None
-    try:
-        packet = Packet.from_bytes(data[start:end])
-    except PacketError:
-        return None
-    return packet if packet.transmission_id == transmission_id else None

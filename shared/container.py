@@ -72,7 +72,7 @@ def read_frames(data: bytes) -> FileContents:
     packets: list[Packet] = []
     damages, at = 0, 0
     while at < len(data):
-        packet = _packet_at(data, at)
+        packet = packet_at(data, at, FILE_ID)
         if packet is not None:
             packets.append(packet)
             at += FRAME_BYTES + PACKET_HEADER_BYTES + len(packet.body)
@@ -97,20 +97,22 @@ def _check_start(data: bytes) -> None:
         raise StreamError("is no file of this kind and version, or its first bytes are damaged")
 
 
-def _size_at(data: bytes, at: int) -> int:
+def size_at(data: bytes, at: int) -> int:
+    """What the frame at a place says of the size of its packet, in bytes."""
     return int.from_bytes(data[at : at + FRAME_BYTES], "big")
 
 
-def _packet_at(data: bytes, at: int) -> Packet | None:
+def packet_at(data: bytes, at: int, transmission_id: int) -> Packet | None:
+    """The packet in the frame at a place; None where there is no whole one of that transmission."""
     start = at + FRAME_BYTES
-    end = start + _size_at(data, at)
+    end = start + size_at(data, at)
     if end > len(data):
         return None
     try:
         packet = Packet.from_bytes(data[start:end])
     except PacketError:
         return None
-    return packet if packet.transmission_id == FILE_ID else None
+    return packet if packet.transmission_id == transmission_id else None
 
 
 def _next_frame(data: bytes, at: int) -> int | None:
@@ -121,7 +123,7 @@ def _next_frame(data: bytes, at: int) -> int | None:
 
 def _ends_within(data: bytes, at: int) -> bool:
     """Whether the frame at `at` is one that the end of the file cuts off, as far as can be seen."""
-    size, rest = _size_at(data, at), data[at + FRAME_BYTES :]
+    size, rest = size_at(data, at), data[at + FRAME_BYTES :]
     if len(data) - at <= FRAME_BYTES:
         return True
     known = rest[: 1 + len(_MAGIC)]

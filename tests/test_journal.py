@@ -5,14 +5,15 @@ import random
 import pytest
 from store_fakes import packet
 
-from receiver.journal import RECORD_BYTES, START_BYTES, journal_start, read_journal, record
+from receiver.journal import START_BYTES, journal_start, read_journal, record
+from shared.container import FRAME_BYTES
 from shared.errors import StreamError
 from shared.packets import Packet
 
 ID = 0x00C0FFEE
 PACKETS = [packet(ID, place, size) for place, size in enumerate((40, 1, 244, 0, 90))]
 JOURNAL = journal_start(ID, 1.7e9) + b"".join(map(record, PACKETS))
-ENDS = [START_BYTES + sum(RECORD_BYTES + len(data) for data in PACKETS[:count]) for count in range(len(PACKETS) + 1)]
+ENDS = [START_BYTES + sum(FRAME_BYTES + len(data) for data in PACKETS[:count]) for count in range(len(PACKETS) + 1)]
 
 
 def written(data: bytes) -> list[bytes]:

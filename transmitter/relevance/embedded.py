@@ -19,11 +19,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from shared.arrays import Float32Array, UInt8Array
-from shared.errors import InvalidInputError
-from shared.patches import PatchGrid
 from transmitter.relevance.contract import Relevance
 from transmitter.relevance.network import SIZE_STEP, RelevanceNetwork
 from transmitter.relevance.phrases import split_query
+from transmitter.relevance.pictures import check_picture
 from transmitter.relevance.text_tower import TextTower
 
 NAME: Final = "embedded"
@@ -102,7 +101,7 @@ class EmbeddedExtractor:
         Raises:
             InvalidInputError: the picture is of another shape or dtype, or too large.
         """
-        _check(image)
+        check_picture(image)
         with torch.inference_mode():
             vectors = self._model.network(to_input(image).to(self._device))
             return [self._answer(vectors, query, image.shape[0], image.shape[1]) for query in queries]
@@ -117,12 +116,6 @@ class EmbeddedExtractor:
     def _encode(self, phrases: tuple[str, ...]) -> Tensor:
         with torch.inference_mode():
             return self._model.tower.encode(phrases) if phrases else self._model.anything[None]
-
-
-def _check(image: UInt8Array) -> None:
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise InvalidInputError("image", f"must be (height, width, 3) uint8, not {image.shape} {image.dtype}")
-    PatchGrid.of(image)
 
 
 def to_input(image: UInt8Array) -> Tensor:

@@ -24,10 +24,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from shared.arrays import UInt8Array
-from shared.errors import InvalidInputError
-from shared.patches import PatchGrid
 from transmitter.relevance.contract import Relevance
 from transmitter.relevance.files import fitted, from_hub, only_tensors, read_checkpoint
+from transmitter.relevance.pictures import check_picture
 
 NAME: Final = "vit-attention"
 """What requests and events call this extractor."""
@@ -83,9 +82,7 @@ class ViTAttentionExtractor:
         Raises:
             InvalidInputError: the picture is of another shape or dtype, or too large.
         """
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise InvalidInputError("image", f"must be (height, width, 3) uint8, not {image.shape} {image.dtype}")
-        PatchGrid.of(image)
+        check_picture(image)
         with torch.inference_mode():
             attention = cls_attention(self._model, to_input(image).to(self._device)).cpu()
         grown = functional.interpolate(_stretched(attention)[None, None], image.shape[:2], mode="nearest-exact")

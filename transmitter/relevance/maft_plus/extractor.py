@@ -9,7 +9,6 @@ The query is one phrase, commas and all. Masks, vectors and what texts look at a
 queries, and the same picture again, cost little more than one.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +23,6 @@ from torch.nn import functional
 
 from shared.arrays import UInt8Array
 from shared.errors import InvalidInputError, WeightsError
-from shared.patches import PatchGrid
 from transmitter.relevance.contract import Relevance
 from transmitter.relevance.maft_plus import checkpoint
 from transmitter.relevance.maft_plus.classification import pool_masks, pool_masks_or_strongest
@@ -40,6 +38,7 @@ from transmitter.relevance.maft_plus.relevance import (
     relevance_maps,
     stretched,
 )
+from transmitter.relevance.pictures import check_picture, picture_key
 from transmitter.relevance.prompts import CONTRASTS, PhraseEncoder, phrase_of, rivals
 from transmitter.relevance.recent import Recent
 
@@ -133,10 +132,10 @@ class MaftPlusExtractor:
             InvalidInputError: as above.
             WeightsError: as above.
         """
-        _check(image)
+        check_picture(image)
         if not queries:
             return []
-        key = hashlib.blake2b(image.tobytes(), digest_size=16, salt=repr(image.shape).encode()[:16]).digest()
+        key = picture_key(image)
         seen = self._seen.get(key)
         if seen is None:
             seen = self._look([image])
@@ -161,7 +160,7 @@ class MaftPlusExtractor:
             WeightsError: as above.
         """
         for image in images:
-            _check(image)
+            check_picture(image)
         if not images or not queries:
             return [[] for _ in images]
         return self._answers(images, self._look(images), queries)
@@ -219,12 +218,6 @@ class MaftPlusExtractor:
 
     def _encode(self, prompts: list[str]) -> Tensor:
         return self._network.encode_text(self._tokenize(prompts))
-
-
-def _check(image: UInt8Array) -> None:
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise InvalidInputError("image", f"must be (height, width, 3) uint8, not {image.shape} {image.dtype}")
-    PatchGrid.of(image)
 
 
 def load(

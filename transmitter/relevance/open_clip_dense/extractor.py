@@ -10,7 +10,6 @@ What the cosines of a phrase mean, and what the empty query asks for, is said in
 cell is a mask of its own there, as eq. 7 of the paper has its masks.
 """
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,13 +23,13 @@ from torch import Tensor
 
 from shared.arrays import UInt8Array
 from shared.errors import InvalidInputError, WeightsError
-from shared.patches import PatchGrid
 from transmitter.relevance.clip_text import encode_text, logit_scale
 from transmitter.relevance.contract import Relevance
 from transmitter.relevance.open_clip_dense import dense, vit
 from transmitter.relevance.open_clip_dense.refinement import to_pixels
 from transmitter.relevance.open_clip_dense.weights import DEFAULT_MODEL, ModelChoice, load_clip
 from transmitter.relevance.phrases import split_query
+from transmitter.relevance.pictures import check_picture, picture_key
 from transmitter.relevance.prompts import CONTRASTS, THRESHOLD, PhraseEncoder, peak, phrase_of, relevancy, rivals
 from transmitter.relevance.recent import Recent
 
@@ -153,10 +152,8 @@ class OpenClipExtractor:
             InvalidInputError: the picture is of another shape or dtype, or too large.
             WeightsError: the weights give no finite numbers in this precision.
         """
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise InvalidInputError("image", f"must be (height, width, 3) uint8, not {image.shape} {image.dtype}")
-        PatchGrid.of(image)
-        key = hashlib.blake2b(image.tobytes(), digest_size=16, salt=repr(image.shape).encode()[:16]).digest()
+        check_picture(image)
+        key = picture_key(image)
         found = self._pictures.get(key)
         if found is None:
             with torch.inference_mode():
