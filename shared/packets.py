@@ -1,13 +1,20 @@
 """The bytes on the channel: packets, and the stream header that opens a transmission.
 
 ```
-packet    kind:u8  transmission:u32  position:u24  crc32:u32 │ body            (12 bytes + body, big endian)
-          HEADER   position = offset of the body within the header section
-          PATCHES  position = ordinal of the first patch in sending order; the body is the codec's
-          REPORT   position = 0; the receiver's answer
+packet    kind:u8  transmission:u32  revision:4 bits  position:20 bits  crc32:u32 │ body   (12 bytes + body, big endian)
+          HEADER    position = offset of the body within the revision's header section
+          PATCHES   position = ordinal of the first patch in the revision's sending order; the body is the codec's
+          REPAIR    position = ordinal of the first patch of the packets that it can replace (`shared.repair`)
+          POLL      asks for feedback at once; no body
+          FEEDBACK  back to the sender: what has arrived so far (`shared.feedback`)
+          REPORT    back to the sender: how the transmission ended (`shared.reports`)
 
 section   codec:u8  weights:4  width:u16  height:u16  sketch:u16  map:u24  table:u8 │ sketch │ level map
 ```
+
+A transmission begins as revision 0. When the sender changes its mind about what has not arrived yet, it sends the rest
+as the next revision: a header section of its own, without sketch, whose level map skips what stays as it is. Where a
+patch has come in several revisions, the finest counts.
 
 Sending order is by level, highest first, and within a level as the codec says: it follows from the level map, so
 that no byte is spent on patch positions, and any prefix of the stream decodes. The CRC covers the rest of the
@@ -44,6 +51,14 @@ MAX_PACKET_BYTES: Final = 65_000
 DEFAULT_PACKET_BYTES: Final = 1_200
 """Fits an Ethernet frame with room for tunnels."""
 
+MAX_REVISIONS: Final = 16
+"""Revisions that a transmission may have, the first plan among them."""
+
+POSITIONS: Final = 1 << 20
+"""Positions are below this."""
+
+_POSITION_BITS: Final = 20
+
 LADDER_CODEC: Final = 1
 """Codec number of the paper's ladder, version 1."""
 
@@ -54,6 +69,9 @@ class PacketKind(IntEnum):
     HEADER = 0
     PATCHES = 1
     REPORT = 2
+    REPAIR = 3
+    FEEDBACK = 4
+    POLL = 5
 
 
 @dataclass(frozen=True)
@@ -64,12 +82,15 @@ class Packet:
     transmission_id: int
     """0 to 2**32 - 1."""
     position: int
-    """0 to 2**24 - 1; see the module's picture."""
+    """0 to POSITIONS - 1; see the module's picture."""
     body: bytes
+    revision: int = 0
+    """0 to MAX_REVISIONS - 1."""
 
     def to_bytes(self) -> bytes:
         """The packet on the wire."""
-        fields = (_VERSION | self.kind, self.transmission_id, self.position >> 16, self.position & 0xFFFF)
+        place = self.revision << _POSITION_BITS | self.position
+        fields = (_VERSION | self.kind, self.transmission_id, place >> 16, place & 0xFFFF)
         crc = zlib.crc32(self.body, zlib.crc32(_PACKET.pack(*fields, 0)))
         return _PACKET.pack(*fields, crc) + self.body
 
@@ -88,7 +109,8 @@ class Packet:
             raise PacketError("checksum does not match")
         if first & 0xF0 != _VERSION or first & 0x0F not in tuple(PacketKind):
             raise PacketError(f"unknown packet version or kind {first:#04x}")
-        return cls(PacketKind(first & 0x0F), transmission_id, (high << 16) | low, body)
+        revision, position = divmod((high << 16) | low, POSITIONS)
+        return cls(PacketKind(first & 0x0F), transmission_id, position, body, revision)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,9 @@ from shared.codec.ladder_order import packet_runs, sending_order, stream_bytes
 from shared.errors import PacketError, StreamError
 from shared.levels import LEVEL_BYTES
 from shared.packets import (
+    MAX_REVISIONS,
     PACKET_HEADER_BYTES,
+    POSITIONS,
     SECTION_HEADER_BYTES,
     Packet,
     PacketKind,
@@ -25,8 +27,9 @@ packets = st.builds(
     Packet,
     st.sampled_from(PacketKind),
     st.integers(0, 2**32 - 1),
-    st.integers(0, 2**24 - 1),
+    st.integers(0, POSITIONS - 1),
     st.binary(max_size=300),
+    st.integers(0, MAX_REVISIONS - 1),
 )
 headers = st.builds(
     StreamHeader,
