@@ -14,7 +14,7 @@ from shared.patches import PatchGrid, split
 from transmitter import ladder_planning
 from transmitter.ladder_planning import LadderPlan
 from transmitter.ladder_sender import filled
-from transmitter.packing import pack
+from transmitter.packing import pack, pack_revision
 from transmitter.planning import PlanRequest
 
 
@@ -111,3 +111,24 @@ def test_packets_carry_patches_in_order_of_level():
     bodies = b"".join(packet.body for packet in packets if packet.kind is PacketKind.PATCHES)
     assert bytes(sorted(bodies, reverse=True)) == bodies
     assert {packet.transmission_id for packet in packets} == {9}
+
+
+def test_packed_revision_says_how_many_patches_each_packet_holds():
+    random = np.random.default_rng(3)
+    image = _image("noise", 160, 160, random)
+    errors = _errors(image, random)
+    plan = make_plan(image, random.random(400).astype(np.float32), errors, _request(9_000, 300))
+    payloads = tuple(np.full((400, size), level, np.uint8) for level, size in enumerate(LEVEL_BYTES))
+    packed = pack_revision(filled(plan, EncodedPatches(payloads, errors)), 9, 3)
+    assert packed.wire_bytes == plan.wire_bytes
+    assert packed.expected == np.count_nonzero(plan.levels)
+    ends = [packet.position + packet.patches for packet in packed.patches]
+    assert [0, *ends[:-1]] == [packet.position for packet in packed.patches]
+    levels = np.sort(plan.levels)[::-1]
+    for packet in packed.patches:
+        held = Packet.from_bytes(packet.data)
+        assert (held.revision, held.position) == (3, packet.position)
+        sizes = np.asarray(LEVEL_BYTES)[levels[packet.position : packet.position + packet.patches]]
+        assert sizes.sum() == len(held.body)
+    section = b"".join(Packet.from_bytes(data).body for data in packed.header)
+    assert section == plan.header.to_bytes()

@@ -8,7 +8,15 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from shared.arrays import Float32Array, Float64Array, Int64Array, UInt8Array
-from shared.codec.entropy.codec import COUNT_BYTES, ENTROPY_CODEC, MAX_BODY_PATCHES, EntropyCodec, Run, Scene
+from shared.codec.entropy.codec import (
+    COUNT_BYTES,
+    ENTROPY_CODEC,
+    MAX_BODY_PATCHES,
+    EntropyCodec,
+    Run,
+    Scene,
+    patches_in,
+)
 from shared.codec.entropy.context import QUALITIES, quantiser_steps
 from shared.codec.entropy.levels import EXACT, FINEST, HALF_OCTAVE, sending_order
 from shared.codec.entropy.transform import MEANS
@@ -132,7 +140,11 @@ class Trials:
         # A patch that fits no packet, as of noise under a fine quantiser, rules the setting out.
         fits = max(sizes, default=0) <= self._capacity
         taken = wire_bytes(len(header.to_bytes()), sizes, self.request) if fits else _NEVER
-        bodies = tuple(Body(piece.position, piece.content) for piece in pieces if piece.content is not None)
+        bodies = tuple(
+            Body(piece.position, patches_in(piece.content), piece.content)
+            for piece in pieces
+            if piece.content is not None
+        )
         return Trial(setting, header, levels, bodies if len(bodies) == len(pieces) else None, taken)
 
     def _exact(self, scene: Scene, bits: Float64Array) -> Iterator[_Piece]:

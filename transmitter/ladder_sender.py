@@ -72,7 +72,7 @@ def _bodies(plan: LadderPlan, encoded: EncodedPatches) -> Iterator[Body]:
     content = _content(plan, encoded)
     first = 0
     for run in packet_runs(plan.level_counts, plan.packet_bytes):
-        yield Body(first, content[ends[first] : ends[first + run]])
+        yield Body(first, run, content[ends[first] : ends[first + run]])
         first += run
 
 

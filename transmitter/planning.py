@@ -43,6 +43,8 @@ class Body:
 
     position: int
     """Ordinal of its first patch in sending order."""
+    patches: int
+    """How many it holds, at least 1."""
     content: bytes
     """At most `packet_bytes - PACKET_HEADER_BYTES`."""
 
