@@ -12,7 +12,8 @@ from shared.entropy_level_map import decode as decode_level_map
 from shared.errors import BudgetTooSmallError
 from shared.packets import MAX_PACKET_BYTES
 from shared.patches import PatchGrid, join, split
-from transmitter.entropy_planning import offsets_of, plan_entropy, plan_exactly
+from transmitter.entropy_planning import plan_entropy, plan_exactly
+from transmitter.entropy_source import offsets_of
 from transmitter.planning import PlanRequest
 
 CODEC = load_entropy_codec()

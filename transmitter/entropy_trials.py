@@ -17,63 +17,17 @@ from shared.codec.entropy.codec import (
     Scene,
     patches_in,
 )
-from shared.codec.entropy.context import QUALITIES, quantiser_steps
-from shared.codec.entropy.levels import EXACT, FINEST, HALF_OCTAVE, sending_order
-from shared.codec.entropy.transform import MEANS
+from shared.codec.entropy.context import quantiser_steps
+from shared.codec.entropy.levels import EXACT, sending_order
 from shared.entropy_level_map import encode as encode_level_map
 from shared.packets import PACKET_HEADER_BYTES, StreamHeader
-from shared.patches import PatchGrid
-from transmitter.entropy_edges import Edges
+from transmitter.entropy_settings import Setting, Source, guessed_bits, levels_at
 from transmitter.planning import Body, PlanRequest, wire_bytes
 
-EXACT_BELOW: Final = 30
-"""Patches whose quantiser would be finer than this are sent exactly."""
-
-COARSEST: Final = 150
-"""Patches whose quantiser would be coarser than this are left to the background layer."""
-
-_TWO: Final = 2
-_LIKE_EXACT: Final = 22  # the quantiser under which patches take about as much as exactly
 _NEVER: Final = 1 << 40  # bytes
-_PART: Final = 8_192  # patches
 _FACTORS: Final = (0.1, 10.0)
-_BITS_PER_OCTAVE: Final = 0.95  # of signal over step, squared; measured with the next one on training photos
-_SIGNAL: Final = 2.0
 _BODY_SHARE: Final = 0.94  # how full a body is aimed to be: what its patches take varies with their company
 _BODY_OVERHEAD_BITS: Final = 8 * (COUNT_BYTES + 6)
-
-
-@dataclass(frozen=True)
-class Source:
-    """A picture, ready to be tried."""
-
-    patches: UInt8Array
-    """(grid.count, 8, 8, 3)."""
-    coefficients: Float32Array
-    """(grid.count, 192)."""
-    offsets: Int64Array
-    """(grid.count,) how many half octaves coarser than the most important patch's each quantiser is."""
-    merits: Float64Array
-    """(grid.count,) how many half octaves coarser it would ideally be: too coarse a one is not worth sending."""
-    edges: Edges | None
-    """The patches that a mask's edge cuts through; None without a mask."""
-    grid: PatchGrid
-    layer: bytes
-    """The coded background."""
-    means: Float64Array
-    """(grid.count, 3) first coefficients that the background leads to expect."""
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What is varied."""
-
-    fineness: int
-    """Quantiser of the most important patches; may be below 0, where all of them are exact."""
-    price: float
-    """See `LossyModel.encode`."""
-    more_exact: int = 0
-    """How many of the most important lossy patches are exact nevertheless."""
 
 
 @dataclass(frozen=True)
@@ -241,47 +195,6 @@ class Trials:
     def _header(self, scene: Scene) -> StreamHeader:
         level_map = bytes([scene.base, scene.spacing]) + encode_level_map(scene.levels, scene.grid)
         return StreamHeader(ENTROPY_CODEC, self.codec.weights_hash, scene.grid, self.source.layer, level_map, 0)
-
-
-def guessed_bits(source: Source, fineness: int) -> Float64Array:
-    """(grid.count,) what each patch might take, from its coefficients alone; exact ones as under a fine quantiser."""
-    qualities = np.clip(fineness + HALF_OCTAVE * source.offsets, _LIKE_EXACT, QUALITIES - 1)
-    widths = quantiser_steps()[qualities].astype(np.float32)[:, None]
-    bits = np.empty(source.grid.count)
-    # In parts, so that a large picture's coefficients are never there twice.
-    for start in range(0, len(bits), _PART):
-        part = slice(start, start + _PART)
-        coefficients = source.coefficients[part].copy()
-        coefficients[:, :MEANS] -= source.means[part]
-        octaves = np.log2(1 + _SIGNAL * np.square(coefficients / widths[part]))
-        bits[part] = _BITS_PER_OCTAVE * octaves.sum(axis=1, dtype=np.float64)
-    return bits
-
-
-def levels_at(source: Source, setting: Setting) -> tuple[UInt8Array, int, int]:
-    """(grid.count,) levels under a setting, the quantiser of the finest lossy one, and the distance of the others."""
-    qualities = setting.fineness + HALF_OCTAVE * source.offsets
-    levels = np.where(qualities < EXACT_BELOW, EXACT, 0).astype(np.uint8)
-    worth = (setting.fineness + HALF_OCTAVE * source.merits <= COARSEST) | (source.merits == 0)
-    lossy = (qualities >= EXACT_BELOW) & (qualities < QUALITIES) & worth
-    if not lossy.any():
-        return levels, 0, HALF_OCTAVE
-    used = np.unique(source.offsets[lossy])
-    spacing = _spacing(used)
-    steps = np.rint((source.offsets[lossy] - used[0]) * (HALF_OCTAVE / max(spacing, 1)))
-    levels[lossy] = FINEST - steps.astype(np.uint8)
-    if setting.more_exact:
-        first = sending_order(np.where(levels == FINEST, FINEST, 0).astype(np.uint8), source.grid)
-        levels[first[: setting.more_exact]] = EXACT
-    return levels, int(setting.fineness + HALF_OCTAVE * used[0]), spacing
-
-
-def _spacing(used: Int64Array) -> int:
-    """Quantisers between levels, so that the offsets in use fit the levels: exactly, if there are but two."""
-    span = int(used[-1] - used[0])
-    if len(used) == _TWO:
-        return HALF_OCTAVE * span
-    return max(HALF_OCTAVE, -(-HALF_OCTAVE * span // (FINEST - 1)))
 
 
 def _batch(runs: list[Run]) -> tuple[list[Run], list[Run]]:

@@ -1,0 +1,173 @@
+"""The search for the setting that uses a budget up."""
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import numpy as np
+
+from shared.codec.entropy.context import QUALITIES
+from shared.codec.entropy.levels import EXACT
+from shared.codec.entropy.lossy_model import DEFAULT_PRICE
+from transmitter.entropy_settings import ALL_EXACT, Setting, guessed_bits
+from transmitter.entropy_trials import Trial, Trials
+
+_ENOUGH: Final = 0.991
+_AIM: Final = 0.996
+_NEAR: Final = ((0.9, 1.06), (0.985, 1.0))
+_FOR_CLOSING: Final = 4  # trials kept for the last percents
+_TRIALS: Final = 12
+_WORTH_CODING: Final = (_ENOUGH, 0.9995)  # measured bytes over the budget; measures are true to a few per mille
+_PRICES: Final = (0.02, 0.35)
+_PRICE_EXPONENT: Final = 0.17  # bytes fall as the price to this power, by measurement
+_PRICE_EXPONENTS: Final = (0.03, 0.6)
+
+
+@dataclass
+class Search:
+    """Brackets the budget by whole steps of fineness, then closes the rest by the price of a bit.
+
+    Trials are only measured, unless they come so near to the budget that they may be what is sent.
+    """
+
+    trials: Trials
+    budget_bytes: int
+    best: Trial | None = None
+    left: int = _TRIALS
+    guesses: dict[int, float] = field(default_factory=dict)
+    tried: dict[Setting, Trial] = field(default_factory=dict)
+
+    def run(self) -> Trial | None:
+        """The fullest trial found; None if nothing fits."""
+        # Mostly a trial anywhere near is closed by the price of bits; among exact patches it has little to say.
+        for near_below, near_above in _NEAR:
+            self._round(near_below, near_above)
+            if self._enough():
+                break
+        self._code_the_fullest()
+        return self.best
+
+    def _round(self, near_below: float, near_above: float) -> None:
+        fits, over = self._bracket(near_below, near_above)
+        if over is not None and over.wire_bytes <= near_above * self.budget_bytes:
+            self._close(over, _FOR_CLOSING)
+        if fits is not None and over is not None and not self._enough():
+            fits = self._leap(fits, over)
+        if fits is not None and not self._enough():
+            self._close(fits, _FOR_CLOSING)
+
+    def _try(self, setting: Setting) -> Trial:
+        if setting in self.tried:
+            return self.tried[setting]
+        self.left -= 1
+        trial = self.tried[setting] = self.trials.measure(setting)
+        low, high = (part * self.budget_bytes for part in _WORTH_CODING)
+        return self._code(setting) if low <= trial.wire_bytes <= high or trial.bodies is not None else trial
+
+    def _code(self, setting: Setting) -> Trial:
+        trial = self.tried[setting] = self.trials.run(setting)
+        if self._fits(trial) and (self.best is None or trial.wire_bytes > self.best.wire_bytes):
+            self.best = trial
+        return trial
+
+    def _code_the_fullest(self) -> None:
+        """Codes what was measured to be fuller than the best, if it turns out to fit."""
+        measured = [trial for trial in self.tried.values() if trial.bodies is None and self._fits(trial)]
+        for trial in sorted(measured, key=lambda trial: -trial.wire_bytes):
+            if self.best is not None and self.best.wire_bytes >= trial.wire_bytes:
+                return
+            self._code(trial.setting)
+
+    def _fits(self, trial: Trial) -> bool:
+        return trial.wire_bytes <= self.budget_bytes
+
+    def _enough(self) -> bool:
+        return self.best is not None and self.best.wire_bytes >= _ENOUGH * self.budget_bytes
+
+    def _bracket(self, near_below: float, near_above: float) -> tuple[Trial | None, Trial | None]:
+        """The finest trial that fits and the coarsest that does not, as near to each other as is of use.
+
+        Ends early near the budget, between these parts of it.
+        """
+        fits: Trial | None = None
+        over: Trial | None = None
+        low, high, stride = ALL_EXACT, QUALITIES, 1
+        fineness = self._guess(1.0)
+        while low <= high and self.left > _FOR_CLOSING and not self._enough():
+            trial = self._try(Setting(fineness, DEFAULT_PRICE))
+            ratio = trial.wire_bytes / self.budget_bytes
+            if self._fits(trial):
+                fits, high = trial, fineness - 1
+            else:
+                over, low = trial, fineness + 1
+            if near_below < ratio <= near_above:
+                break
+            if fits is not None and over is not None:
+                guess = self._between(over, fits)
+            else:
+                guess = self._guess(trial.wire_bytes / max(self._guessed_bytes(fineness), 1))
+                # Exact patches take what they take: guesses alone might never leave them.
+                guess = max(guess, fineness + stride) if over else min(guess, fineness - stride)
+                stride *= 2
+            fineness = min(max(guess, low), high)
+        return fits, over
+
+    def _between(self, over: Trial, fits: Trial) -> int:
+        """Where the budget lies between two trials, if the logarithm of the bytes falls evenly."""
+        share = math.log(over.wire_bytes / self.budget_bytes) / math.log(over.wire_bytes / fits.wire_bytes)
+        return math.ceil(over.setting.fineness + share * (fits.setting.fineness - over.setting.fineness))
+
+    def _leap(self, fits: Trial, over: Trial) -> Trial:
+        """Where one step of fineness makes so many patches exact that the budget bursts: some of them."""
+        low, high = 0, _exact_patches(over) - _exact_patches(fits)
+        if over.setting.fineness != fits.setting.fineness - 1 or high <= 0:
+            return fits
+        share = (self.budget_bytes - fits.wire_bytes) / (over.wire_bytes - fits.wire_bytes)
+        while high - low > 1 and self.left > _FOR_CLOSING // 2 and not self._enough():
+            more = min(max(low + round(share * (high - low)), low + 1), high - 1)
+            trial = self._try(replace(fits.setting, more_exact=more))
+            if self._fits(trial):
+                fits, low = trial, more
+            else:
+                high = more
+            share = 0.5
+        return fits
+
+    def _close(self, trial: Trial, tries: int) -> None:
+        """From a trial near the budget: another price of bits, until it fits and enough of the budget is used."""
+        exponent = _PRICE_EXPONENT
+        for _ in range(tries):
+            if self._enough():
+                return
+            ratio = _AIM * self.budget_bytes / trial.wire_bytes
+            price = min(max(trial.setting.price * ratio ** (-1 / exponent), _PRICES[0]), _PRICES[1])
+            if price == trial.setting.price or not _lossy_patches(trial):
+                return
+            # The last step to the budget is a small one, worth coding at once.
+            self.left -= 1
+            following = self._code(replace(trial.setting, price=price))
+            grown = math.log(following.wire_bytes / trial.wire_bytes) / math.log(price / trial.setting.price)
+            exponent = min(max(-grown, _PRICE_EXPONENTS[0]), _PRICE_EXPONENTS[1])
+            trial = following
+
+    def _guess(self, scale: float) -> int:
+        """The fineness at which a guess of the bytes, times `scale`, meets the budget."""
+        low, high = ALL_EXACT, QUALITIES
+        while low < high:
+            middle = (low + high) // 2
+            over = scale * self._guessed_bytes(middle) > self.budget_bytes
+            low, high = (middle + 1, high) if over else (low, middle)
+        return low
+
+    def _guessed_bytes(self, fineness: int) -> float:
+        if fineness not in self.guesses:
+            self.guesses[fineness] = float(guessed_bits(self.trials.source, fineness).sum() / 8)
+        return self.guesses[fineness]
+
+
+def _lossy_patches(trial: Trial) -> int:
+    return int(np.count_nonzero(trial.levels % EXACT))
+
+
+def _exact_patches(trial: Trial) -> int:
+    return int(np.count_nonzero(trial.levels == EXACT))

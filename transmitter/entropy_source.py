@@ -1,0 +1,90 @@
+"""A picture and what is asked for in it, made ready for planning: everything that does not depend on the setting."""
+
+from typing import Final
+
+import numpy as np
+from PIL import Image
+
+from shared.arrays import Float32Array, Float64Array, Int64Array, UInt8Array
+from shared.codec.entropy.background import thumbnail
+from shared.codec.entropy.codec import EntropyCodec
+from shared.codec.entropy.levels import HALF_OCTAVE
+from shared.packets import max_sketch_bytes
+from shared.patches import PATCH_SIZE, PatchGrid, split
+from transmitter.entropy_edges import Edges
+from transmitter.entropy_levels import relative_offsets
+from transmitter.entropy_settings import COARSEST, EXACT_BELOW, OUTSIDE, Source
+from transmitter.importance import patch_importance
+
+_REACH: Final = 6  # offsets told apart; what lies beyond is of no importance
+_EDGE_COST: Final = 2.75  # half octaves: patches at a mask's edge are sent in full or not at all
+_OUTSIDE_MERIT: Final = (COARSEST - EXACT_BELOW + 1) / HALF_OCTAVE
+_NOTHING: Final = 1e-6
+_COLOURS: Final = 3
+_SMOOTHNESS: Final = 2.0
+_LAYERS: Final = ((124, True), (116, True), (124, False), (116, False), (108, False))
+
+
+def prepare(codec: EntropyCodec, image: UInt8Array, relevance: Float32Array, layer_bytes: int) -> Source:
+    """Everything about a picture that does not depend on the setting."""
+    grid, patches = PatchGrid.of(image), split(image)
+    layer = background_within(codec, image, layer_bytes)
+    colours = codec.background(layer, grid)
+    offsets, merits = offsets_of(relevance, grid)
+    coefficients = codec.lossy.transform.analyse(patches)
+    edges = _edges(patches, relevance, colours, grid) if _is_mask(relevance) else None
+    return Source(patches, coefficients, offsets, merits, edges, grid, layer, codec.expected_means(colours))
+
+
+def offsets_of(relevance: Float32Array, grid: PatchGrid) -> tuple[Int64Array, Float64Array]:
+    """By how many half octaves the quantiser of each patch is coarser than the finest, and ideally would be.
+
+    A mask has but an inside and an outside, which waits until the inside is exact; a patch at its edge is as fine as
+    those within, or left out where too little of it lies inside. Of a soft map, every patch has what it deserves, in
+    a map that is worth its bytes.
+    """
+    importance = patch_importance(relevance)
+    if not importance.any():
+        return np.zeros(grid.count, np.int64), np.zeros(grid.count)
+    if _is_mask(relevance):
+        ideal = np.log2(importance.max() / np.maximum(importance, _NOTHING))
+        inside = importance > 0
+        merits = np.where(ideal > 0, ideal + _EDGE_COST, 0)
+        return np.where(inside, 0, OUTSIDE), np.where(inside, merits, _OUTSIDE_MERIT)
+    offsets = relative_offsets(importance, grid, reach=_REACH, smoothness=_SMOOTHNESS)
+    return offsets, offsets.astype(np.float64)
+
+
+def _is_mask(relevance: Float32Array) -> bool:
+    return bool(((relevance == 0) | (relevance == relevance.max())).all() and relevance.any())
+
+
+def _edges(patches: UInt8Array, relevance: Float32Array, colours: UInt8Array, grid: PatchGrid) -> Edges:
+    inside = split(relevance[:, :, None] > 0).reshape(grid.count, -1)
+    numbers = np.flatnonzero(inside.any(axis=1) & ~inside.all(axis=1))
+    size = _COLOURS * PATCH_SIZE**2  # spelt out: there may be no such patch
+    shown = split(enlarged(colours, grid))[numbers].reshape(len(numbers), size)
+    samples = patches[numbers].reshape(len(numbers), size)
+    return Edges(
+        numbers, samples.astype(np.float32), shown.astype(np.float32), inside[numbers].repeat(_COLOURS, axis=1)
+    )
+
+
+def enlarged(colours: UInt8Array, grid: PatchGrid) -> UInt8Array:
+    """(height, width, 3) picture of (grid.count, 3) colours, one per patch, smoothly."""
+    small = Image.fromarray(colours.reshape(grid.rows, grid.columns, _COLOURS))
+    size = (grid.columns * PATCH_SIZE, grid.rows * PATCH_SIZE)
+    return np.asarray(small.resize(size, Image.Resampling.BICUBIC))[: grid.height, : grid.width]
+
+
+def background_within(codec: EntropyCodec, image: UInt8Array, limit_bytes: int) -> bytes:
+    """The finest background layer within a number of bytes; empty where even the coarsest takes more."""
+    small = thumbnail(image)
+    limit_bytes = min(limit_bytes, max_sketch_bytes(PatchGrid.of(image).count))
+    best = b""
+    for quality, halved in _LAYERS:
+        layer = codec.encode_background(small, quality, halved=halved)
+        if len(layer) > limit_bytes:
+            break
+        best = layer
+    return best
