@@ -22,6 +22,8 @@ _FIXED: Final = struct.Struct(">HQIQIBBHB")
 _STATE: Final = struct.Struct(">BBH")
 _HEADER: Final = 0x08
 _MAX_RUNS: Final = 256
+_MOST_LAST_US: Final = 2**64 - 1  # as read and written again, floating point makes it one more
+_MOST_HOLD_US: Final = 2**32 - 1
 _VARINT_BITS: Final = 7
 _VARINT_BYTES: Final = 4
 
@@ -70,7 +72,7 @@ class Feedback:
 
     def to_packet(self) -> bytes:
         """The message as a packet; of very many runs, the first ones only."""
-        last_us, hold_us = round(self.last_s * 1e6), min(round(self.hold_s * 1e6), 0xFFFFFFFF)
+        last_us, hold_us = min(round(self.last_s * 1e6), _MOST_LAST_US), min(round(self.hold_s * 1e6), _MOST_HOLD_US)
         place = self.last_revision * POSITIONS + self.last_position
         name = (self.last_kind, place >> 16, place & 0xFFFF)
         counts = (self.sequence & 0xFFFF, self.arrived_bytes, self.arrived_packets)

@@ -64,3 +64,8 @@ def test_of_many_runs_the_first_are_told_and_how_far_they_tell() -> None:
 def test_other_packets_are_no_feedback() -> None:
     with pytest.raises(PacketError):
         Feedback.from_packet(Packet(PacketKind.POLL, 1, 0, b""))
+
+
+def test_the_last_time_there_is_can_be_written_again() -> None:
+    feedback = Feedback(1, 0, 0, 0, (2**64 - 1) / 1e6, 0.0, PacketKind.PATCHES, 0, 0, ())
+    assert Feedback.from_packet(Packet.from_bytes(feedback.to_packet())) == feedback

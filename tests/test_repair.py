@@ -155,6 +155,7 @@ EXPECTED = [
         ("negative", "no symbols"),
         ("long", "too long"),
         ("patches", "1 to 65535 patches"),
+        ("empty", "has a body"),
     ],
 )
 def test_what_is_no_block_is_not_repaired(change: str, words: str) -> None:
@@ -171,6 +172,8 @@ def test_what_is_no_block_is_not_repaired(change: str, words: str) -> None:
             block, count = block[:2], -1
         case "patches":
             block = [Source(0, 65_536, block[0].data)]
+        case "empty":
+            block = [Source(0, 1, block[0].data[:PACKET_HEADER_BYTES])]
         case "long":
             block = [Source(0, 1, bytes(MAX_PACKET_BYTES))]
     with pytest.raises(ValueError, match=words):

@@ -23,6 +23,7 @@ from .mutations import Sample, mutated
 _MIB = 1024 * 1024
 _TRACED_EVERY = 50  # inputs; tracing makes a decoder several times slower
 _KEPT_INPUTS = 3  # of each finding
+_BLIND = 0.3  # of the inputs whose format is known, those that are damaged all the same as if it were not
 
 
 @dataclass(frozen=True)
@@ -43,11 +44,16 @@ class Target:
     """Puts checksums right."""
     tokens: Sequence[bytes] = ()
     """Words of the format, where it has such."""
+    change: Callable[[random.Random, Sample], Sample] | None = None
+    """Damage that knows the format: most inputs get it, some of these the other kind as well."""
 
     def input(self, seed: int, number: int) -> Sample:
         """The damaged input of a number."""
         rng = random.Random(f"{seed}/{self.name}/{number}")
-        return mutated(rng, self.corpus, self.seal, self.tokens)
+        if self.change is None or rng.random() < _BLIND:
+            return mutated(rng, self.corpus, self.seal, self.tokens)
+        sample = self.change(rng, rng.choice(self.corpus))
+        return mutated(rng, [sample], self.seal, self.tokens) if rng.random() < _BLIND else sample
 
 
 @dataclass

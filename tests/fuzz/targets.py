@@ -2,7 +2,6 @@
 
 import atexit
 import io
-import itertools
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import skimage.data
 from PIL import Image
 
 from channel_emulator.replay import parse_trace, shipped_trace
@@ -44,62 +42,34 @@ from shared.sketch import decode_sketch, encode_sketch
 from shared.weights import default_path, read_weights, write_weights
 from transmitter.codecs import load_sender
 from transmitter.packing import pack
-from transmitter.pipeline import StageClock
-from transmitter.planning import Plan, PlanRequest
+from transmitter.planning import Plan
 
 from .mutations import Sample, seal_frames, seal_packet, seal_png
 from .rpc import receiver_calls
 from .runner import Target
+from .samples import TRANSMISSION, clock, middle, photo, plans
+from .transport import feedback, repair_blocks, repair_making
 
 _MIB = 1024 * 1024
-_ID = 0x0BADCAFE
 _SHOWN_PATCHES = 1_024
 """Pictures of more are assembled but not painted: painting takes the time and memory that their size says."""
-
-
-# ---- real inputs -----------------------------------------------------------------------------------
-
-
-@cache
-def _photo(width: int, height: int, left: int = 90) -> UInt8Array:
-    return np.ascontiguousarray(skimage.data.chelsea()[40 : 40 + height, left : left + width])
-
-
-def _clock() -> StageClock:
-    ticks = itertools.count()
-    return StageClock(lambda: float(next(ticks)))
-
-
-def _middle(width: int, height: int) -> Any:
-    """(height, width) a relevance map: what matters is in the middle."""
-    y, x = np.mgrid[0:height, 0:width]
-    return np.exp(-((y / height - 0.5) ** 2 + (x / width - 0.5) ** 2) * 8).astype(np.float32)
-
-
-@cache
-def plans(name: str) -> tuple[Plan, ...]:
-    """Plans of a codec: of few and many bytes, several packets or one, and exact."""
-    sender, found = load_sender(name), []
-    for width, height, budget, packet in ((96, 72, 900, 300), (61, 45, 400, 256), (120, 80, 6_000, 1_200)):
-        request = PlanRequest(budget, packet)
-        found.append(sender.prepare(_photo(width, height)).plan(_middle(width, height), request))
-    found.append(sender.plan_exactly(_photo(40, 30), packet_bytes=1_200, frame_bytes=0))
-    return tuple(found)
-
-
-@cache
-def _files(name: str) -> tuple[bytes, ...]:
-    sender = load_sender(name)
-    small = encode_within(_photo(96, 72), _middle(96, 72), sender, limit_bytes=1_500, clock=_clock()).data
-    packets = pack(plans(name)[0], int.from_bytes(b"MMS1", "big"))
-    return small, encode_exactly(_photo(24, 24), sender, clock=_clock()).data, write_frames(packets)
 
 
 # ---- packets ---------------------------------------------------------------------------------------
 
 
+@cache
+def _files(name: str) -> tuple[bytes, ...]:
+    sender = load_sender(name)
+    small = encode_within(photo(96, 72), middle(96, 72), sender, limit_bytes=1_500, clock=clock()).data
+    packets = pack(plans(name)[0], int.from_bytes(b"MMS1", "big"))
+    return small, encode_exactly(photo(24, 24), sender, clock=clock()).data, write_frames(packets)
+
+
 def _packets() -> Target:
-    corpus = [(packet,) for name in ("ladder", "entropy") for plan in plans(name) for packet in pack(plan, _ID)]
+    corpus = [
+        (packet,) for name in ("ladder", "entropy") for plan in plans(name) for packet in pack(plan, TRANSMISSION)
+    ]
 
     def decode(sample: Sample) -> None:
         packet = Packet.from_bytes(sample[0])
@@ -110,7 +80,7 @@ def _packets() -> Target:
 
 def _reports() -> Target:
     corpus = [
-        (Report(_ID, outcome, 10**number, 1_000, 900, 0.25).to_packet(),)
+        (Report(TRANSMISSION, outcome, 10**number, 1_000, 900, 0.25).to_packet(),)
         for number, outcome in enumerate(ReportOutcome)
     ]
 
@@ -200,7 +170,7 @@ def _entropy_maps() -> Target:
 
 
 def _sketches() -> Target:
-    corpus = [(encode_sketch(_photo(96, 72), size),) for size in (0, 1, 12, 100, 768)]
+    corpus = [(encode_sketch(photo(96, 72), size),) for size in (0, 1, 12, 100, 768)]
 
     def decode(sample: Sample) -> None:
         assert decode_sketch(sample[0], _GRIDS[1]).shape == (_GRIDS[1].count, 8, 8, 3)
@@ -289,10 +259,10 @@ def _lossless() -> Target:
 
 def _stream(name: str) -> Target:
     codecs = by_number(load_receiver("ladder"), load_receiver("entropy"))
-    corpus = [tuple(pack(plan, _ID)) for plan in plans(name)]
+    corpus = [tuple(pack(plan, TRANSMISSION)) for plan in plans(name)]
 
     def decode(sample: Sample) -> None:
-        assembly = Assembly(_ID, codecs, 0.0)
+        assembly = Assembly(TRANSMISSION, codecs, 0.0)
         for number, data in enumerate(sample):
             try:
                 assembly.accept(Packet.from_bytes(data), float(number))
@@ -325,7 +295,7 @@ def _pictures_of_files() -> Target:
         contents = read_frames(sample[0])
         header = stream_header(contents)
         if header.grid.count <= _SHOWN_PATCHES:
-            decode_file(contents, codecs[codec_numbered(header.codec).name], _clock())
+            decode_file(contents, codecs[codec_numbered(header.codec).name], clock())
 
     return Target("files", corpus, decode, (StreamError, InvalidInputError), 6.0, 256 * _MIB, seal_frames)
 
@@ -334,7 +304,7 @@ def _pictures_of_files() -> Target:
 
 
 def _encoded_photos() -> list[Sample]:
-    photo = Image.fromarray(_photo(40, 24))
+    picture = Image.fromarray(photo(40, 24))
     exif = Image.Exif()
     exif[0x0112] = 6
     ways: list[tuple[str, str, dict[str, Any]]] = [
@@ -347,10 +317,10 @@ def _encoded_photos() -> list[Sample]:
     found = []
     for mode, kind, options in ways:
         buffer = io.BytesIO()
-        converted = Image.fromarray(np.asarray(photo.convert("L"), np.uint16) * 257) if mode == "I;16" else None
+        converted = Image.fromarray(np.asarray(picture.convert("L"), np.uint16) * 257) if mode == "I;16" else None
         if mode == "LAB":
-            converted = Image.new("LAB", photo.size)
-        (converted or photo.convert(mode)).save(buffer, kind, **options)
+            converted = Image.new("LAB", picture.size)
+        (converted or picture.convert(mode)).save(buffer, kind, **options)
         found.append((buffer.getvalue(),))
     return found
 
@@ -365,7 +335,7 @@ def _pictures() -> Target:
 
 def _relevance_maps() -> Target:
     grid = PatchGrid(40, 24)
-    corpus = [*_encoded_photos(), (png_bytes(_photo(40, 24)[:, :, 0]),)]
+    corpus = [*_encoded_photos(), (png_bytes(photo(40, 24)[:, :, 0]),)]
 
     def decode(sample: Sample) -> None:
         found = read_relevance(sample[0], grid)
@@ -445,8 +415,8 @@ def _models() -> Target:
 
 
 def _journals() -> Target:
-    packets = pack(plans("ladder")[0], _ID)
-    corpus = [(journal_start(_ID, 1.7e9), *map(record, packets[:count])) for count in (0, 1, len(packets))]
+    packets = pack(plans("ladder")[0], TRANSMISSION)
+    corpus = [(journal_start(TRANSMISSION, 1.7e9), *map(record, packets[:count])) for count in (0, 1, len(packets))]
 
     def decode(sample: Sample) -> None:
         data = b"".join(sample)
@@ -486,6 +456,9 @@ def _traces() -> Target:
 TARGETS: dict[str, Callable[[], Target]] = {
     "packets": _packets,
     "reports": _reports,
+    "feedback": feedback,
+    "repair": repair_blocks,
+    "repair-making": repair_making,
     "headers": _headers,
     "fragments": _fragments,
     "level-map-ladder": _ladder_maps,
@@ -503,7 +476,7 @@ TARGETS: dict[str, Callable[[], Target]] = {
     "pictures": _pictures,
     "relevance-maps": _relevance_maps,
     "journal": _journals,
-    "rpc-receiver": lambda: receiver_calls(plans("ladder")[0], _ID),
+    "rpc-receiver": lambda: receiver_calls(plans("ladder")[0], TRANSMISSION),
     "weights": _weights,
     "models": _models,
     "traces": _traces,
