@@ -114,7 +114,7 @@ class Client:
             image: an encoded picture (PNG, JPEG, WebP, AVIF, TIFF, BMP or GIF).
             query: free text; empty asks for whatever is salient.
             budget: bytes that may cross the channel; 2 % of the raw size where none is given.
-            options: allocation, packets, extractor, own relevance map.
+            options: allocation, packets, extractor, own relevance map, deadline, and which transmission to take up.
             on_event: called with each event as it arrives, in the caller's thread.
             timeout_s: deadline of the whole transmission in seconds.
 

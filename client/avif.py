@@ -50,7 +50,7 @@ class Yardstick:
 
 def yardstick(run: Run) -> Yardstick:
     """The run's original as AVIF in no more bytes than the run put on the channel."""
-    avif = encode_within(run.original, run.transmission.plan.wire_bytes)
+    avif = encode_within(run.original, run.transmission.delivered.wire_bytes)
     pixels = avif.decode()
     return Yardstick(avif, pixels, measure(run.original, pixels, run.relevance))
 

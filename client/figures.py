@@ -19,7 +19,7 @@ from PIL import Image
 
 from client.avif import Yardstick
 from client.quality import Quality
-from client.requests import clean_text
+from client.requests import Transmission, clean_text
 from client.runs import LOST, LOST_COLOUR, Run, level_colours, paint_levels, plain
 from shared.arrays import Float32Array, UInt8Array
 from shared.pictures import png_bytes
@@ -107,18 +107,30 @@ def _write_title(figure: Figure, run: Run, height_in: float) -> None:
     plan, delivered = run.transmission.plan, run.transmission.delivered
     link = delivered.link.settings
     query = _shortened(run.question.query) or "whatever is salient"
-    title = f"“{query}”: {plan.wire_bytes:,} bytes over {_rate(link.rate_bps)} in {delivered.elapsed_s:.2f} s"
+    title = f"“{query}”: {delivered.wire_bytes:,} bytes over {_rate(link.rate_bps)} in {delivered.elapsed_s:.2f} s"
     facts = [
         _shortened(run.question.name),
         f"{plan.width} × {plan.height}",
-        f"{100 * plan.wire_bytes / run.original.nbytes:.2g} % of the raw {run.original.nbytes:,} bytes",
+        f"{100 * delivered.wire_bytes / run.original.nbytes:.2g} % of the raw {run.original.nbytes:,} bytes",
         f"budget {plan.budget_bytes:,} bytes",
         f"{link.propagation_s * 1000:.0f} ms each way",
         f"{100 * link.loss_rate:g} % loss",
+        *_happened(run.transmission),
         run.transmission.outcome,
     ]
     figure.text(0.02, 1 - 0.25 / height_in, title, fontsize=19, weight="bold", color=_INK, va="top")
     figure.text(0.02, 1 - 0.66 / height_in, "  ·  ".join(facts), fontsize=11.5, color=_GREY, va="top")
+
+
+def _happened(sent: Transmission) -> list[str]:
+    """What the sender did about losses and time, as far as there was anything."""
+    delivered = sent.delivered
+    found = [f"{delivered.lost_packets} packets lost"] if delivered.lost_packets else []
+    if sent.replanned:
+        found.append(f"planned anew × {len(sent.replanned)}")
+    if delivered.HasField("deadline_met"):
+        found.append("deadline met" if delivered.deadline_met else "deadline missed")
+    return found
 
 
 def _draw_pictures(figure: Figure, grid: GridSpec, run: Run) -> None:
@@ -127,7 +139,7 @@ def _draw_pictures(figure: Figure, grid: GridSpec, run: Run) -> None:
     relevance = run.transmission.relevance
     found = "" if relevance.present else ", nothing of it found"
     heat = overlay(run.original, run.relevance)
-    received = f"{run.transmission.plan.wire_bytes:,} bytes, {_decibels(run.quality)}"
+    received = f"{run.transmission.delivered.wire_bytes:,} bytes, {_decibels(run.quality)}"
     _show(figure.add_subplot(grid[0, 0]), run.original, "Original", f"{run.original.nbytes:,} bytes raw")
     _show(figure.add_subplot(grid[0, 1]), heat, "Relevance", f"by {relevance.extractor}{found}")
     levels = "brighter is finer; legend below"
@@ -141,7 +153,7 @@ def _draw_avif(axes: Axes, run: Run, measured: Yardstick) -> None:
         spared = ", none of them lost" if run.transmission.delivered.link.settings.loss_rate else ""
         title, size = f"AVIF in the same bytes{spared}", f"{size_bytes:,} bytes"
     else:
-        times = size_bytes / run.transmission.plan.wire_bytes
+        times = size_bytes / run.transmission.delivered.wire_bytes
         title, size = "AVIF at its smallest", f"{size_bytes:,} bytes ({times:.1f} times ours)"
     _show(axes, measured.pixels, title, f"{size}, {_decibels(measured.quality)}")
 
@@ -180,10 +192,21 @@ def _draw_accounts(figure: Figure, cell: SubplotSpec, run: Run) -> None:
 
 def _byte_rows(run: Run) -> list[_Row]:
     """Label, bytes and colour of everything that crossed the channel."""
-    plan = run.transmission.plan
-    rows = _level_rows(plan)
-    rest = plan.wire_bytes - plan.level_map_bytes - sum(size or 0 for _, size, _ in rows)
-    rows += [("level map", plan.level_map_bytes, "#aab2bd"), ("headers, sketch", rest, "#d5dae0")]
+    plan, delivered = run.transmission.plan, run.transmission.delivered
+    more = [
+        ("sent again", delivered.again_bytes, "#b9770e"),
+        ("repairs, copies", delivered.repair_bytes, "#9c640c"),
+        ("questions", delivered.poll_bytes, "#6e2c00"),
+    ]
+    more_bytes = sum(size for _, size, _ in more)
+    if run.transmission.replanned:
+        rows: list[_Row] = _arrived_rows(run)
+        rows.append((f"{delivered.revisions} plans, as sent", delivered.wire_bytes - more_bytes, "#7f8c9b"))
+    else:
+        rows = _level_rows(plan)
+        rest = delivered.wire_bytes - more_bytes - plan.level_map_bytes - sum(size or 0 for _, size, _ in rows)
+        rows += [("level map", plan.level_map_bytes, "#aab2bd"), ("headers, sketch", rest, "#d5dae0")]
+    rows += [row for row in more if row[1]]
     lost = int((run.levels == LOST).sum())
     if lost:
         rows.append((f"{lost:,} patches lost", None, LOST_COLOUR))
@@ -200,6 +223,14 @@ def _level_rows(plan: transmitter_pb2.PlanMade) -> list[_Row]:
         ]
     rows: list[_Row] = [(f"level {each.level}: {each.patches:,} patches", None, colour) for each, colour in coloured]
     return [*rows, ("patches", plan.content_bytes, "#7f8c9b")]
+
+
+def _arrived_rows(run: Run) -> list[_Row]:
+    """A row per level with the patches that arrived at it, of whichever plan."""
+    colours = level_colours(len(run.transmission.plan.levels))
+    counts = np.bincount(run.levels[run.levels != LOST], minlength=len(colours))
+    numbered = enumerate(zip(counts, colours, strict=True))
+    return [(f"level {level}: {count:,} patches", None, colour) for level, (count, colour) in numbered]
 
 
 def _draw_bytes(axes: Axes, rows: list[_Row]) -> None:

@@ -1,6 +1,7 @@
 """What a caller may ask for, checked before a byte is sent, and what a transmission comes back with."""
 
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -22,6 +23,11 @@ DEFAULT_PERCENT_OF_RAW: Final = 2.0
 MAX_BUDGET_BYTES: Final = 1 << 40
 """Largest budget in bytes; no picture needs as much."""
 
+MAX_DEADLINE_S: Final = 86_400.0
+"""Longest deadline."""
+
+_ID: Final = re.compile("[0-9a-fA-F]{8}")
+
 OUTCOMES: Final = {
     common_pb2.OUTCOME_UNSPECIFIED: "receiving",
     common_pb2.OUTCOME_COMPLETE: "complete",
@@ -37,7 +43,7 @@ class Budget:
 
     Raises:
         InvalidInputError: none or several are given, or the one is not a finite number above 0, or it is more
-            than MAX_BUDGET_BYTES.
+            than MAX_BUDGET_BYTES or MAX_DEADLINE_S.
     """
 
     wire_bytes: int | None = None
@@ -47,7 +53,7 @@ class Budget:
     """Percent of width x height x 3 bytes."""
 
     deadline_s: float | None = None
-    """Seconds: the budget is what the channel's rate carries in this time."""
+    """Seconds from the first byte sent, in which the link carries what it can: then the picture must be there."""
 
     def __post_init__(self) -> None:
         if len(self._given()) != 1:
@@ -57,6 +63,8 @@ class Budget:
             raise InvalidInputError(f"budget.{name}", f"must be above 0, not {value:g}")
         if name == "wire_bytes" and value > MAX_BUDGET_BYTES:
             raise InvalidInputError(f"budget.{name}", f"must be at most {MAX_BUDGET_BYTES}, not {value:g}")
+        if name == "deadline_s" and value > MAX_DEADLINE_S:
+            raise InvalidInputError(f"budget.{name}", f"must be at most {MAX_DEADLINE_S:g}, not {value:g}")
 
     def to_message(self) -> transmitter_pb2.Budget:
         """The budget as it is sent."""
@@ -72,7 +80,8 @@ class Options:
     """How the budget is spent; the defaults are the transmitter's own.
 
     Raises:
-        InvalidInputError: an unknown allocation, or a packet size outside the limits.
+        InvalidInputError: an unknown allocation, a packet size or a deadline outside the limits, or a
+            transmission's id that is none.
     """
 
     allocation: str = "rate-distortion"
@@ -91,7 +100,18 @@ class Options:
     """The caller's own relevance map (grey PNG of the picture's upright size) in place of the extractor."""
 
     return_maps: bool = True
-    """Have the relevance map and the level map returned as PNGs."""
+    """Have the relevance map and the level maps returned as PNGs."""
+
+    deadline_s: float | None = None
+    """Seconds from the first byte sent by which the picture must be there, however much of the budget is left; above
+    0, at most MAX_DEADLINE_S. Not together with a budget that is a deadline."""
+
+    transmission_id: str = ""
+    """8 hexadecimal digits: takes up a transmission that failed or was left; what the receiver has is not sent again.
+    Everything else must be asked for as it was."""
+
+    open_loop: bool = False
+    """Send the plan as it is, whatever the receiver says of losses; for comparison."""
 
     def __post_init__(self) -> None:
         if self.allocation not in ALLOCATIONS:
@@ -100,6 +120,11 @@ class Options:
         if self.packet_bytes and not MIN_PACKET_BYTES <= self.packet_bytes <= MAX_PACKET_BYTES:
             limits = f"{MIN_PACKET_BYTES} to {MAX_PACKET_BYTES} bytes"
             raise InvalidInputError("options.packet_bytes", f"must be {limits}, not {self.packet_bytes}")
+        if self.deadline_s is not None and not 0 < self.deadline_s <= MAX_DEADLINE_S:
+            reason = f"must be above 0 and at most {MAX_DEADLINE_S:g}, not {self.deadline_s:g}"
+            raise InvalidInputError("options.deadline_s", reason)
+        if self.transmission_id and not _ID.fullmatch(self.transmission_id):
+            raise InvalidInputError("options.transmission_id", f"{self.transmission_id!r} is not 8 hexadecimal digits")
 
     def to_message(self) -> transmitter_pb2.TransmitOptions:
         """The options as they are sent."""
@@ -110,6 +135,9 @@ class Options:
             extractor=self.extractor,
             relevance_png=self.relevance_png,
             return_maps=self.return_maps,
+            deadline_s=self.deadline_s or 0.0,
+            transmission_id=self.transmission_id,
+            open_loop=self.open_loop,
         )
 
 
@@ -153,10 +181,13 @@ class Transmission:
     """Which extractor ran, whether it found the thing, and the map as a grey PNG if maps were asked for."""
 
     plan: transmitter_pb2.PlanMade = field(default_factory=transmitter_pb2.PlanMade)
-    """The budget, its bytes on the wire, the patches at each level, and the level map as a PNG."""
+    """The budget, the plan's bytes on the wire, the patches at each level, and the level map as a PNG."""
+
+    replanned: list[transmitter_pb2.Replanned] = field(default_factory=list)
+    """What was planned anew on the way, for what the link turned out to carry."""
 
     delivered: transmitter_pb2.Delivered = field(default_factory=transmitter_pb2.Delivered)
-    """The summary: outcome, bytes, patches, seconds by stage, and the link as it was."""
+    """The summary: outcome, bytes, losses, patches, seconds by stage, the link as it was, and as it seemed."""
 
     @property
     def transmission_id(self) -> str:
@@ -175,6 +206,8 @@ class Transmission:
                 self.relevance = event.relevance
             case "plan":
                 self.plan = event.plan
+            case "replanned":
+                self.replanned.append(event.replanned)
             case "delivered":
                 self.delivered = event.delivered
 

@@ -16,6 +16,7 @@ from client.requests import DEFAULT_PERCENT_OF_RAW, clean_text
 from shared.arrays import Float32Array, UInt8Array
 from shared.patches import PATCH_SIZE
 from shared.pictures import png_bytes, read_picture
+from shared.stubs.mmsc.v1 import transmitter_pb2
 
 LOST_COLOUR = "#e0314b"
 """Colour of a patch that was sent and did not arrive."""
@@ -26,6 +27,7 @@ LOST = 255
 _SKIPPED_COLOUR = "#20203a"
 # Evenly spaced along viridis, which stays readable in grey and to colour-blind eyes.
 _RISING_COLOURS = ("#3b528b", "#2c728e", "#21918c", "#28ae80", "#5ec962", "#addc30", "#fde725")
+_TOLD = ("revisions", "again_bytes", "repair_bytes", "poll_bytes", "lost_packets", "dropped_patches", "resumed")
 _BASE_PATIENCE_S = 60.0
 _PATIENCE_FACTOR = 4.0
 
@@ -57,7 +59,7 @@ class Run:
     relevance: Float32Array
     """(height, width), 0 to 1."""
     levels: UInt8Array
-    """(rows, columns) of the patch grid: level as planned, LOST for what was sent and did not arrive."""
+    """(rows, columns) of the patch grid: level that arrived, LOST for what was planned and did not arrive."""
     quality: Quality | None
     """None where nothing can be shown."""
 
@@ -82,7 +84,7 @@ def carry_out(client: Client, question: Question, on_event: OnEvent | None = Non
     received = client.reconstruction(sent.transmission_id)
     picture = read_picture(received.image_png, "reconstruction") if received.image_png else None
     relevance = np.divide(decode_grey(sent.relevance.relevance_png), 255, dtype=np.float32)
-    levels = _with_losses(decode_grey(sent.plan.level_map_png), received)
+    levels = _with_losses(sent, received)
     quality = None if picture is None else measure(original, picture, relevance)
     return Run(asked, original, sent, received, picture, relevance, levels, quality)
 
@@ -104,8 +106,13 @@ def to_json(run: Run) -> dict[str, Any]:
         "height": plan.height,
         "raw_bytes": run.original.nbytes,
         "budget_bytes": plan.budget_bytes,
-        "wire_bytes": plan.wire_bytes,
+        "wire_bytes": delivered.wire_bytes,
+        "plan_bytes": plan.wire_bytes,
         "received_bytes": delivered.received_bytes,
+        **{name: getattr(delivered, name) for name in _TOLD},
+        "deadline_met": delivered.deadline_met if delivered.HasField("deadline_met") else None,
+        "estimate": plain(delivered.estimate) if delivered.HasField("estimate") else None,
+        "replanned": [_replan(event) for event in sent.replanned],
         "packets": plan.packets,
         "level_map_bytes": plan.level_map_bytes,
         "content_bytes": plan.content_bytes,
@@ -118,6 +125,13 @@ def to_json(run: Run) -> dict[str, Any]:
         "link": plain(delivered.link.settings),
         **(absent if run.quality is None else run.quality.to_json()),
     }
+
+
+def _replan(event: transmitter_pb2.Replanned) -> dict[str, Any]:
+    """A plan made anew as plain values, without its picture."""
+    values = plain(event)
+    del values["level_map_png"]
+    return {**values, "reason": transmitter_pb2.ReplanReason.Name(event.reason).removeprefix("REPLAN_REASON_").lower()}
 
 
 def plain(message: Message) -> dict[str, Any]:
@@ -199,7 +213,9 @@ def decode_grey(png: bytes) -> UInt8Array:
         return np.array(image.convert("L"))
 
 
-def _with_losses(planned: UInt8Array, received: Reconstruction) -> UInt8Array:
+def _with_losses(sent: Transmission, received: Reconstruction) -> UInt8Array:
+    """The level of each patch that arrived, and LOST for those of any plan of which nothing did."""
+    plans = [decode_grey(event.level_map_png) for event in (sent.plan, *sent.replanned)]
+    planned = np.maximum.reduce(plans)
     arrived = decode_grey(received.level_map_png) if received.level_map_png else np.zeros_like(planned)
-    lost = (planned > 0) & (arrived == 0)
-    return np.where(lost, LOST, planned).astype(np.uint8)
+    return np.where((planned > 0) & (arrived == 0), LOST, arrived).astype(np.uint8)

@@ -46,6 +46,8 @@ class Script:
     stall_s: float = 0.0
     lost_rows: int = 0
     present: bool = True
+    replanned: bool = False
+    breaks: MmscError | None = None
     requests: list = field(default_factory=list)
     settings: dict = field(default_factory=lambda: {"rate_bps": 64_000.0, "propagation_s": 0.02})
 
@@ -72,6 +74,15 @@ class _Transmitter(transmitter_pb2_grpc.TransmitterServiceServicer):
         yield transmitter_pb2.TransmitResponse(plan=plan)
         progress = transmitter_pb2.Progress(sent_bytes=plan.wire_bytes, departed_bytes=plan.wire_bytes // 2)
         yield transmitter_pb2.TransmitResponse(progress=progress)
+        if self.script.breaks is not None:
+            self.script.error = self.script.breaks
+            _fail(self.script, context)
+        if self.script.replanned:
+            # The last row is given up, and comes after all at the lowest level.
+            levels[-1], again = 0, np.zeros_like(levels)
+            again[-1, grid.columns // 3 : 2 * grid.columns // 3] = 1
+            self.store["levels"] = levels + again
+            yield transmitter_pb2.TransmitResponse(replanned=_replanned(again))
         if not self.script.ends_early:
             yield transmitter_pb2.TransmitResponse(delivered=_delivered(plan, self.script))
 
@@ -169,6 +180,19 @@ def _plan(grid: PatchGrid, levels: np.ndarray, budget_bytes: int):
     )
 
 
+def _replanned(levels: np.ndarray):
+    estimate = transmitter_pb2.LinkEstimate(rate_bps=48_000, loss_rate=0.04, round_trip_s=0.05)
+    return transmitter_pb2.Replanned(
+        revision=1,
+        reason=transmitter_pb2.REPLAN_REASON_LESS_ROOM,
+        budget_bytes=900,
+        wire_bytes=800,
+        level_map_png=png_bytes(levels),
+        estimate=estimate,
+        elapsed_s=0.7,
+    )
+
+
 def _delivered(plan, script: Script):
     stages = {"decode_s": 0.01, "relevance_s": 0.3, "encode_s": 0.1, "allocate_s": 0.05, "pack_s": 0.01}
     link = {"serialization_s": 0.7, "propagation_s": 0.04, "reconstruct_s": 0.1, "overhead_s": 0.03}
@@ -181,7 +205,21 @@ def _delivered(plan, script: Script):
         elapsed_s=1.34,
         stages=transmitter_pb2.StageSeconds(**stages, **link),
         link=_link(script),
+        **(_TROUBLED if script.replanned else {"revisions": 1}),
     )
+
+
+_TROUBLED = {
+    "revisions": 2,
+    "again_bytes": 40,
+    "repair_bytes": 30,
+    "poll_bytes": 12,
+    "lost_packets": 3,
+    "dropped_patches": 5,
+    "resumed": 1,
+    "deadline_met": True,
+    "estimate": transmitter_pb2.LinkEstimate(rate_bps=52_000, loss_rate=0.03),
+}
 
 
 @contextmanager

@@ -59,6 +59,20 @@ def test_the_request_says_what_was_asked(client, script):
     )
 
 
+def test_deadline_and_the_transmission_to_take_up_are_asked_for(client, script):
+    options = Options(deadline_s=1.5, transmission_id="0BADcafe", open_loop=True)
+    client.transmit(PHOTO, "", Budget(wire_bytes=4000), options)
+    asked = script.requests[0].options
+    assert (asked.deadline_s, asked.transmission_id, asked.open_loop) == (1.5, "0BADcafe", True)
+
+
+def test_plans_made_anew_are_kept(client, script):
+    script.replanned = True
+    sent = client.transmit(PHOTO)
+    assert [(event.revision, event.wire_bytes) for event in sent.replanned] == [(1, 800)]
+    assert (sent.delivered.revisions, sent.delivered.deadline_met) == (2, True)
+
+
 def test_two_percent_is_the_budget_unless_said(client, script):
     client.transmit(PHOTO)
     assert script.requests[0].budget.percent_of_raw == 2
@@ -79,6 +93,7 @@ def test_text_that_is_no_unicode_can_be_asked(client, script):
         ({"wire_bytes": 10**30}, "budget.wire_bytes"),
         ({"percent_of_raw": float("nan")}, "budget.percent_of_raw"),
         ({"deadline_s": -1.0}, "budget.deadline_s"),
+        ({"deadline_s": 1e6}, "budget.deadline_s"),
     ],
 )
 def test_impossible_budgets_are_refused_here(budget, field):
@@ -87,7 +102,19 @@ def test_impossible_budgets_are_refused_here(budget, field):
     assert caught.value.field == field
 
 
-@pytest.mark.parametrize("options", [{"allocation": "best"}, {"packet_bytes": 255}, {"packet_bytes": 65_001}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"allocation": "best"},
+        {"packet_bytes": 255},
+        {"packet_bytes": 65_001},
+        {"deadline_s": 0.0},
+        {"deadline_s": float("nan")},
+        {"deadline_s": 1e6},
+        {"transmission_id": "0badcaf"},
+        {"transmission_id": "0badcafg"},
+    ],
+)
 def test_impossible_options_are_refused_here(options):
     with pytest.raises(InvalidInputError, match=f"options.{next(iter(options))}"):
         Options(**options)

@@ -114,6 +114,40 @@ def test_the_rate_is_set_before_sending(mmsc, script):
     assert json.loads(out)["link"]["rate_bps"] == 1e6
 
 
+def test_a_deadline_with_a_budget_is_an_option_of_its_own(mmsc, script):
+    arguments = ("--bytes", "4000", "--deadline", "1.5s", "--open-loop", "--resume", "0badcafe")
+    code, _, errors = mmsc("send", "photo.png", *arguments, "--no-figure")
+    assert (code, errors) == (0, [])
+    (request,) = script.requests
+    assert request.budget.wire_bytes == 4000
+    assert (request.options.deadline_s, request.options.transmission_id) == (1.5, "0badcafe")
+    assert request.options.open_loop
+
+
+def test_what_went_wrong_on_the_link_and_what_was_done_is_told(mmsc, script):
+    script.replanned = True
+    code, out, errors = mmsc("send", "photo.png", "square", "--out", "o")
+    assert (code, errors) == (0, [])
+    told = " ".join(out.split())
+    assert "(of these 40 again, 30 repair, 12 questions)" in told
+    assert "1.340, deadline met" in told
+    link = "about 52 kbit/s, 3 packets lost, planned anew once, 5 patches given up, taken up again once"
+    assert link in told
+    _, out, _ = mmsc("send", "photo.png", "square", "--json", "--no-figure")
+    summary = json.loads(out)
+    (replanned,) = summary["replanned"]
+    assert (replanned["reason"], replanned["wire_bytes"], replanned["revision"]) == ("less_room", 800, 1)
+    assert replanned["estimate"]["rate_bps"] == 48_000
+    assert (summary["revisions"], summary["deadline_met"], summary["estimate"]["rate_bps"]) == (2, True, 52_000)
+
+
+def test_a_transmission_that_broke_says_how_it_is_taken_up(mmsc, script):
+    script.breaks = UnavailableError("channel: unavailable: gone")
+    code, _, errors = mmsc("send", "photo.png", "square")
+    assert (code, len(errors)) == (1, 1)
+    assert errors[0].endswith(f"channel: unavailable: gone; --resume {TRANSMISSION} takes it up again")
+
+
 def test_the_rest_of_the_options_reaches_the_transmitter(mmsc, script):
     options = [
         "--percent",
@@ -161,6 +195,8 @@ def test_nothing_to_show_fails_and_says_so(mmsc, script):
         (["send", "photo.png", "cat", "--bytes", "1e3"], "--bytes"),
         (["send", "photo.png", "cat", "--percent", "nan"], "budget.percent_of_raw"),
         (["send", "photo.png", "cat", "--bytes", "9", "--percent", "2"], "--bytes and --percent"),
+        (["send", "photo.png", "cat", "--bytes", "9", "--deadline", "0s"], "options.deadline_s"),
+        (["send", "photo.png", "cat", "--resume", "cafe"], "options.transmission_id"),
         (["send", "photo.png", "cat", "--allocation", "best"], "--allocation"),
         (["send", "photo.png", "cat", "--packet-bytes", "10"], "--packet-bytes"),
         (["send", "photo.png", "cat", "--relevance", "absent.png"], "--relevance"),

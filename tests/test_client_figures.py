@@ -79,6 +79,18 @@ def test_levels_are_painted_and_losses_stand_out():
     assert tuple(painted[16, 60]) == tuple(bytes.fromhex(level_colours(5)[2][1:]))
 
 
+def test_the_last_plan_is_what_is_painted_and_accounted_for(tmp_path):
+    run = run_of(photo(), Script(replanned=True))
+    painted = paint_levels(run)
+    assert tuple(painted[72, 60]) == tuple(bytes.fromhex(level_colours(5)[1][1:]))
+    rows = {label: size for label, size, _ in _byte_rows(run)}
+    sent = run.transmission.delivered
+    assert rows["2 plans, as sent"] == sent.wire_bytes - 40 - 30 - 12
+    assert (rows["sent again"], rows["repairs, copies"], rows["questions"]) == (40, 30, 12)
+    assert rows[f"level 1: {(run.levels == 1).sum()} patches"] is None
+    draw_run(run, yardstick(run), tmp_path / "figure.png")
+
+
 def test_every_number_of_levels_has_colours_of_its_own():
     assert level_colours(5) == ("#20203a", "#3b528b", "#21918c", "#5ec962", "#fde725")
     for levels in range(2, 20):

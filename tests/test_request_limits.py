@@ -47,7 +47,14 @@ def test_no_request_names_a_file_or_brings_weights():
     told = {method.name: texts(method.input_type) for method in methods}
     link = {"model.trace.name", "model.trace.content"}
     assert {name: fields for name, fields in told.items() if fields} == {
-        "Transmit": {"image", "query", "options.extractor", "options.relevance_png", "options.codec"},
+        "Transmit": {
+            "image",
+            "query",
+            "options.extractor",
+            "options.relevance_png",
+            "options.codec",
+            "options.transmission_id",
+        },
         "GetRelevance": {"image", "query", "extractor"},
         "Relay": {"packets"},
         "SetLink": {f"{side}.{field}" for side in ("settings", "backward") for field in link},

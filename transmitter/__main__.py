@@ -78,6 +78,12 @@ def _weights_options(function: _F) -> _F:
 @click.option("--jobs", type=click.IntRange(1), default=_DEFAULTS.jobs, help="Pictures worked on at once.")
 @click.option("--grace", default=_DEFAULTS.grace_s, help="Seconds that RPCs may take to end after SIGTERM.")
 @click.option("--stall-timeout", default=_DEFAULTS.stall_timeout_s, help="Seconds without progress.")
+@click.option(
+    "--resume-s",
+    type=click.FloatRange(0, 3_600),
+    default=_DEFAULTS.resume_s,
+    help="Seconds for which a stream that broke is opened again; 0: not at all.",
+)
 @service_options(_DEFAULTS.limits)
 @access_options
 def main(options: tuple[str, ...], grace: float, stall_timeout: float, **settings: Any) -> None:

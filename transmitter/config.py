@@ -42,3 +42,6 @@ class TransmitterConfig(ServiceConfig):
 
     stall_timeout_s: float = 60.0
     """Seconds without any progress on the channel after which a transmission is given up."""
+
+    resume_s: float = 20.0
+    """Seconds for which a stream that broke is opened again, before the transmission fails; 0: at once."""

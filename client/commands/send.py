@@ -10,25 +10,26 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from client.api import Budget, Client, Link, Options
+from client.api import Budget, Client, Link, OnEvent, Options
 from client.inputs import prepare_directory, read_input
 from client.params import DURATION, RATE, SIZE, access_options, address_option, stacked
-from client.progress import Waiting, waiting
+from client.progress import Waiting, rate_text, waiting
 from client.requests import ALLOCATIONS, DEFAULT_PERCENT_OF_RAW
 from client.runs import Question, Run, carry_out, to_json, write_json, write_pictures
 from client.stack import LocalStack, StackConfig
 from shared.codec.registry import CODECS
-from shared.errors import MmscError, StreamError
+from shared.errors import DeadlineError, MmscError, StreamError, UnavailableError
 from shared.options import access_of
 from shared.packets import MAX_PACKET_BYTES, MIN_PACKET_BYTES
 from shared.pictures import read_picture
+from shared.stubs.mmsc.v1 import transmitter_pb2
 
 _path = click.Path(path_type=Path)
 
 _budget = stacked(
     click.option("--bytes", "wire_bytes", type=SIZE, help="Budget in bytes, everything counted."),
     click.option("--percent", type=float, help="Budget in percent of the raw size.  [default: 2]"),
-    click.option("--deadline", type=DURATION, help="Budget as time on the link, like 2s."),
+    click.option("--deadline", type=DURATION, help="The picture must be there so soon after the first byte, like 2s."),
     click.option("--rate", type=RATE, help="Sets the link's bit rate first, like 64kbit."),
 )
 _how = stacked(
@@ -37,6 +38,10 @@ _how = stacked(
     click.option("--relevance", type=_path, metavar="MAP.png", help="Your own relevance map, grey, picture-sized."),
     click.option("--packet-bytes", type=click.IntRange(MIN_PACKET_BYTES, MAX_PACKET_BYTES)),
     click.option("--extractor", default="", metavar="NAME", help="Relevance extractor of the transmitter."),
+    click.option(
+        "--resume", default="", metavar="ID", help="Takes up a transmission that failed, asked for as it was."
+    ),
+    click.option("--open-loop", is_flag=True, help="Sends the plan as it is, whatever gets lost; for comparison."),
 )
 _where = stacked(
     click.option("--local", is_flag=True, help="Starts the three services for this one call."),
@@ -72,12 +77,34 @@ def command(
     with waiting() as wait:
         with _client(rate, given, wait) as client:
             wait.say("computing the relevance")
-            run = carry_out(client, question, wait.on_event)
+            with _told_how_to_go_on(wait.on_event, local=given["local"]) as on_event:
+                run = carry_out(client, question, on_event)
         wait.say("drawing")
         summary = _written(run, directory, figure=figure)
     _print(summary, as_json=as_json)
     if run.picture is None:
         raise StreamError("the stream header was lost on the way, so that nothing can be shown")
+
+
+@contextmanager
+def _told_how_to_go_on(on_event: OnEvent, *, local: bool) -> Iterator[OnEvent]:
+    """Has an error say under which id the transmission can be taken up, where it can; `local` services are gone."""
+    under_way = ""
+
+    def follow(event: transmitter_pb2.TransmitResponse) -> None:
+        nonlocal under_way
+        if event.HasField("plan"):
+            under_way = event.plan.transmission_id
+        elif event.HasField("delivered"):
+            under_way = ""
+        on_event(event)
+
+    try:
+        yield follow
+    except (UnavailableError, DeadlineError) as error:
+        if local or not under_way:
+            raise
+        raise type(error)(f"{error}; --resume {under_way} takes it up again") from error
 
 
 def _question(image: Path, query: str, given: dict[str, Any]) -> Question:
@@ -92,18 +119,26 @@ def _question(image: Path, query: str, given: dict[str, Any]) -> Question:
         codec=given["codec"] or "",
         extractor=given["extractor"],
         relevance_png=b"" if own_map is None else read_input(own_map, "--relevance"),
+        deadline_s=given["deadline"] if budget.deadline_s is None else None,
+        transmission_id=given["resume"],
+        open_loop=given["open_loop"],
     )
     return Question(image.name, data, query, budget, options)
 
 
 def _budget_of(given: dict[str, Any]) -> Budget:
-    named = {"--bytes": "wire_bytes", "--percent": "percent", "--deadline": "deadline"}
+    """Bytes if they are limited; a deadline alone is a budget itself."""
+    named = {"--bytes": "wire_bytes", "--percent": "percent"}
     chosen = [option for option, name in named.items() if given[name] is not None]
     if len(chosen) > 1:
         raise click.UsageError(f"{' and '.join(chosen)} are budgets; give one of them")
-    if not chosen:
-        return Budget(percent_of_raw=DEFAULT_PERCENT_OF_RAW)
-    return Budget(given["wire_bytes"], given["percent"], given["deadline"])
+    if chosen:
+        return Budget(given["wire_bytes"], given["percent"])
+    return (
+        Budget(percent_of_raw=DEFAULT_PERCENT_OF_RAW)
+        if given["deadline"] is None
+        else Budget(deadline_s=given["deadline"])
+    )
 
 
 @contextmanager
@@ -154,8 +189,9 @@ def _print(summary: dict[str, Any], *, as_json: bool) -> None:
         return
     table = Table(show_header=False, box=None)
     table.add_row("outcome", _outcome(summary))
-    table.add_row("bytes", f"{summary['wire_bytes']:,} of {summary['budget_bytes']:,}")
-    table.add_row("seconds", f"{summary['elapsed_s']:.3f}")
+    table.add_row("bytes", _bytes(summary))
+    table.add_row("seconds", f"{summary['elapsed_s']:.3f}{_deadline(summary)}")
+    table.add_row("link", _link(summary))
     table.add_row("quality", _quality(summary))
     sent = [f"{each['patches']:,} at level {each['level']}" for each in summary["levels"] if each["patches"]]
     table.add_row("patches", ", ".join(sent))
@@ -168,6 +204,37 @@ def _outcome(summary: dict[str, Any]) -> str:
     found = "" if summary["present"] else ", nothing of it found"
     spread = ", bytes spread by content" if summary["spread_by_content"] else ""
     return f"{summary['outcome']}{found}{spread}"
+
+
+def _bytes(summary: dict[str, Any]) -> str:
+    parts = {"again": "again_bytes", "repair": "repair_bytes", "questions": "poll_bytes"}
+    shown = ", ".join(f"{summary[name]:,} {word}" for word, name in parts.items() if summary[name])
+    whole = f"{summary['wire_bytes']:,} of {summary['budget_bytes']:,}"
+    return f"{whole} (of these {shown})" if shown else whole
+
+
+def _deadline(summary: dict[str, Any]) -> str:
+    met = summary["deadline_met"]
+    return "" if met is None else ", deadline met" if met else ", deadline missed"
+
+
+def _link(summary: dict[str, Any]) -> str:
+    """What the sender found the link to be like, and what it did about it."""
+    estimate, replans = summary["estimate"], len(summary["replanned"])
+    found = [f"about {rate_text(estimate['rate_bps'])}" if estimate else "unknown"]
+    if summary["lost_packets"]:
+        found.append(f"{summary['lost_packets']:,} packets lost")
+    if replans:
+        found.append(f"planned anew {_times(replans)}")
+    if summary["dropped_patches"]:
+        found.append(f"{summary['dropped_patches']:,} patches given up")
+    if summary["resumed"]:
+        found.append(f"taken up again {_times(summary['resumed'])}")
+    return ", ".join(found)
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
 
 
 def _quality(summary: dict[str, Any]) -> str:

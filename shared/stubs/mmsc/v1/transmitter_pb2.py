@@ -26,41 +26,47 @@ from shared.stubs.mmsc.v1 import channel_pb2 as mmsc_dot_v1_dot_channel__pb2
 from shared.stubs.mmsc.v1 import common_pb2 as mmsc_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19mmsc/v1/transmitter.proto\x12\x07mmsc.v1\x1a\x15mmsc/v1/channel.proto\x1a\x14mmsc/v1/common.proto\"{\n\x0fTransmitRequest\x12\r\n\x05image\x18\x01 \x01(\x0c\x12\r\n\x05query\x18\x02 \x01(\t\x12\x1f\n\x06\x62udget\x18\x03 \x01(\x0b\x32\x0f.mmsc.v1.Budget\x12)\n\x07options\x18\x04 \x01(\x0b\x32\x18.mmsc.v1.TransmitOptions\"W\n\x06\x42udget\x12\x14\n\nwire_bytes\x18\x01 \x01(\x04H\x00\x12\x18\n\x0epercent_of_raw\x18\x02 \x01(\x01H\x00\x12\x14\n\ndeadline_s\x18\x03 \x01(\x01H\x00\x42\x07\n\x05limit\"\x9e\x01\n\x0fTransmitOptions\x12\'\n\nallocation\x18\x01 \x01(\x0e\x32\x13.mmsc.v1.Allocation\x12\x14\n\x0cpacket_bytes\x18\x02 \x01(\r\x12\x11\n\textractor\x18\x03 \x01(\t\x12\x15\n\rrelevance_png\x18\x04 \x01(\x0c\x12\x13\n\x0breturn_maps\x18\x05 \x01(\x08\x12\r\n\x05\x63odec\x18\x06 \x01(\t\"\xbc\x01\n\x10TransmitResponse\x12,\n\trelevance\x18\x01 \x01(\x0b\x32\x17.mmsc.v1.RelevanceReadyH\x00\x12!\n\x04plan\x18\x02 \x01(\x0b\x32\x11.mmsc.v1.PlanMadeH\x00\x12%\n\x08progress\x18\x03 \x01(\x0b\x32\x11.mmsc.v1.ProgressH\x00\x12\'\n\tdelivered\x18\x04 \x01(\x0b\x32\x12.mmsc.v1.DeliveredH\x00\x42\x07\n\x05\x65vent\"v\n\x0eRelevanceReady\x12\x11\n\textractor\x18\x01 \x01(\t\x12\x0f\n\x07present\x18\x02 \x01(\x08\x12\x16\n\x0emean_relevance\x18\x03 \x01(\x01\x12\x11\n\telapsed_s\x18\x04 \x01(\x01\x12\x15\n\rrelevance_png\x18\x05 \x01(\x0c\"\xa6\x02\n\x08PlanMade\x12\x17\n\x0ftransmission_id\x18\x01 \x01(\t\x12\x14\n\x0c\x62udget_bytes\x18\x02 \x01(\x04\x12\x12\n\nwire_bytes\x18\x03 \x01(\x04\x12\x0f\n\x07packets\x18\x04 \x01(\r\x12\r\n\x05width\x18\x05 \x01(\r\x12\x0e\n\x06height\x18\x06 \x01(\r\x12#\n\x06levels\x18\x07 \x03(\x0b\x32\x13.mmsc.v1.LevelCount\x12\x17\n\x0flevel_map_bytes\x18\x08 \x01(\x04\x12\x11\n\telapsed_s\x18\t \x01(\x01\x12\x15\n\rlevel_map_png\x18\n \x01(\x0c\x12\x19\n\x11spread_by_content\x18\x0b \x01(\x08\x12\r\n\x05\x63odec\x18\x0c \x01(\t\x12\x15\n\rcontent_bytes\x18\r \x01(\x04\"I\n\x08Progress\x12\x12\n\nsent_bytes\x18\x01 \x01(\x04\x12\x16\n\x0e\x64\x65parted_bytes\x18\x02 \x01(\x04\x12\x11\n\telapsed_s\x18\x03 \x01(\x01\"\x95\x02\n\tDelivered\x12\x17\n\x0ftransmission_id\x18\x01 \x01(\t\x12!\n\x07outcome\x18\x02 \x01(\x0e\x32\x10.mmsc.v1.Outcome\x12\x14\n\x0c\x62udget_bytes\x18\x03 \x01(\x04\x12\x12\n\nwire_bytes\x18\x04 \x01(\x04\x12\x16\n\x0ereceived_bytes\x18\x05 \x01(\x04\x12\x14\n\x0csent_patches\x18\x06 \x01(\r\x12\x18\n\x10received_patches\x18\x07 \x01(\r\x12\x11\n\telapsed_s\x18\x08 \x01(\x01\x12%\n\x06stages\x18\t \x01(\x0b\x32\x15.mmsc.v1.StageSeconds\x12 \n\x04link\x18\n \x01(\x0b\x32\x12.mmsc.v1.LinkState\"\xc6\x01\n\x0cStageSeconds\x12\x10\n\x08\x64\x65\x63ode_s\x18\x01 \x01(\x01\x12\x13\n\x0brelevance_s\x18\x02 \x01(\x01\x12\x10\n\x08\x65ncode_s\x18\x03 \x01(\x01\x12\x12\n\nallocate_s\x18\x04 \x01(\x01\x12\x0e\n\x06pack_s\x18\x05 \x01(\x01\x12\x17\n\x0fserialization_s\x18\x06 \x01(\x01\x12\x15\n\rpropagation_s\x18\x07 \x01(\x01\x12\x15\n\rreconstruct_s\x18\x08 \x01(\x01\x12\x12\n\noverhead_s\x18\t \x01(\x01\"F\n\x13GetRelevanceRequest\x12\r\n\x05image\x18\x01 \x01(\x0c\x12\r\n\x05query\x18\x02 \x01(\t\x12\x11\n\textractor\x18\x03 \x01(\t\"B\n\x14GetRelevanceResponse\x12*\n\trelevance\x18\x01 \x01(\x0b\x32\x17.mmsc.v1.RelevanceReady\"\x1b\n\x19GetTransmitterInfoRequest\"\xaa\x01\n\x1aGetTransmitterInfoResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x12\n\nextractors\x18\x02 \x03(\t\x12\x19\n\x11\x64\x65\x66\x61ult_extractor\x18\x03 \x01(\t\x12\x15\n\rcodec_weights\x18\x04 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x05 \x01(\t\x12\x0e\n\x06\x63odecs\x18\x06 \x03(\t\x12\x15\n\rdefault_codec\x18\x07 \x01(\t*v\n\nAllocation\x12\x1a\n\x16\x41LLOCATION_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x41LLOCATION_RATE_DISTORTION\x10\x01\x12\x15\n\x11\x41LLOCATION_GREEDY\x10\x02\x12\x15\n\x11\x41LLOCATION_VIT_SC\x10\x03\x32\x83\x02\n\x12TransmitterService\x12\x41\n\x08Transmit\x12\x18.mmsc.v1.TransmitRequest\x1a\x19.mmsc.v1.TransmitResponse0\x01\x12K\n\x0cGetRelevance\x12\x1c.mmsc.v1.GetRelevanceRequest\x1a\x1d.mmsc.v1.GetRelevanceResponse\x12]\n\x12GetTransmitterInfo\x12\".mmsc.v1.GetTransmitterInfoRequest\x1a#.mmsc.v1.GetTransmitterInfoResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19mmsc/v1/transmitter.proto\x12\x07mmsc.v1\x1a\x15mmsc/v1/channel.proto\x1a\x14mmsc/v1/common.proto\"{\n\x0fTransmitRequest\x12\r\n\x05image\x18\x01 \x01(\x0c\x12\r\n\x05query\x18\x02 \x01(\t\x12\x1f\n\x06\x62udget\x18\x03 \x01(\x0b\x32\x0f.mmsc.v1.Budget\x12)\n\x07options\x18\x04 \x01(\x0b\x32\x18.mmsc.v1.TransmitOptions\"W\n\x06\x42udget\x12\x14\n\nwire_bytes\x18\x01 \x01(\x04H\x00\x12\x18\n\x0epercent_of_raw\x18\x02 \x01(\x01H\x00\x12\x14\n\ndeadline_s\x18\x03 \x01(\x01H\x00\x42\x07\n\x05limit\"\xde\x01\n\x0fTransmitOptions\x12\'\n\nallocation\x18\x01 \x01(\x0e\x32\x13.mmsc.v1.Allocation\x12\x14\n\x0cpacket_bytes\x18\x02 \x01(\r\x12\x11\n\textractor\x18\x03 \x01(\t\x12\x15\n\rrelevance_png\x18\x04 \x01(\x0c\x12\x13\n\x0breturn_maps\x18\x05 \x01(\x08\x12\r\n\x05\x63odec\x18\x06 \x01(\t\x12\x12\n\ndeadline_s\x18\x07 \x01(\x01\x12\x17\n\x0ftransmission_id\x18\x08 \x01(\t\x12\x11\n\topen_loop\x18\t \x01(\x08\"\xe5\x01\n\x10TransmitResponse\x12,\n\trelevance\x18\x01 \x01(\x0b\x32\x17.mmsc.v1.RelevanceReadyH\x00\x12!\n\x04plan\x18\x02 \x01(\x0b\x32\x11.mmsc.v1.PlanMadeH\x00\x12%\n\x08progress\x18\x03 \x01(\x0b\x32\x11.mmsc.v1.ProgressH\x00\x12\'\n\tdelivered\x18\x04 \x01(\x0b\x32\x12.mmsc.v1.DeliveredH\x00\x12\'\n\treplanned\x18\x05 \x01(\x0b\x32\x12.mmsc.v1.ReplannedH\x00\x42\x07\n\x05\x65vent\"v\n\x0eRelevanceReady\x12\x11\n\textractor\x18\x01 \x01(\t\x12\x0f\n\x07present\x18\x02 \x01(\x08\x12\x16\n\x0emean_relevance\x18\x03 \x01(\x01\x12\x11\n\telapsed_s\x18\x04 \x01(\x01\x12\x15\n\rrelevance_png\x18\x05 \x01(\x0c\"\xa6\x02\n\x08PlanMade\x12\x17\n\x0ftransmission_id\x18\x01 \x01(\t\x12\x14\n\x0c\x62udget_bytes\x18\x02 \x01(\x04\x12\x12\n\nwire_bytes\x18\x03 \x01(\x04\x12\x0f\n\x07packets\x18\x04 \x01(\r\x12\r\n\x05width\x18\x05 \x01(\r\x12\x0e\n\x06height\x18\x06 \x01(\r\x12#\n\x06levels\x18\x07 \x03(\x0b\x32\x13.mmsc.v1.LevelCount\x12\x17\n\x0flevel_map_bytes\x18\x08 \x01(\x04\x12\x11\n\telapsed_s\x18\t \x01(\x01\x12\x15\n\rlevel_map_png\x18\n \x01(\x0c\x12\x19\n\x11spread_by_content\x18\x0b \x01(\x08\x12\r\n\x05\x63odec\x18\x0c \x01(\t\x12\x15\n\rcontent_bytes\x18\r \x01(\x04\"\xe6\x01\n\tReplanned\x12\x10\n\x08revision\x18\x01 \x01(\r\x12%\n\x06reason\x18\x02 \x01(\x0e\x32\x15.mmsc.v1.ReplanReason\x12\x14\n\x0c\x62udget_bytes\x18\x03 \x01(\x04\x12\x12\n\nwire_bytes\x18\x04 \x01(\x04\x12#\n\x06levels\x18\x05 \x03(\x0b\x32\x13.mmsc.v1.LevelCount\x12\x15\n\rlevel_map_png\x18\x06 \x01(\x0c\x12\'\n\x08\x65stimate\x18\x07 \x01(\x0b\x32\x15.mmsc.v1.LinkEstimate\x12\x11\n\telapsed_s\x18\x08 \x01(\x01\"\x8b\x01\n\x0cLinkEstimate\x12\x10\n\x08rate_bps\x18\x01 \x01(\x01\x12\x13\n\x0brate_spread\x18\x02 \x01(\x01\x12\x11\n\tloss_rate\x18\x03 \x01(\x01\x12\x14\n\x0closs_at_most\x18\x04 \x01(\x01\x12\x15\n\rburst_packets\x18\x05 \x01(\x01\x12\x14\n\x0cround_trip_s\x18\x06 \x01(\x01\"\x8e\x01\n\x08Progress\x12\x12\n\nsent_bytes\x18\x01 \x01(\x04\x12\x16\n\x0e\x64\x65parted_bytes\x18\x02 \x01(\x04\x12\x11\n\telapsed_s\x18\x03 \x01(\x01\x12\x1a\n\x12\x61\x63knowledged_bytes\x18\x04 \x01(\x04\x12\'\n\x08\x65stimate\x18\x05 \x01(\x0b\x32\x15.mmsc.v1.LinkEstimate\"\xfc\x03\n\tDelivered\x12\x17\n\x0ftransmission_id\x18\x01 \x01(\t\x12!\n\x07outcome\x18\x02 \x01(\x0e\x32\x10.mmsc.v1.Outcome\x12\x14\n\x0c\x62udget_bytes\x18\x03 \x01(\x04\x12\x12\n\nwire_bytes\x18\x04 \x01(\x04\x12\x16\n\x0ereceived_bytes\x18\x05 \x01(\x04\x12\x14\n\x0csent_patches\x18\x06 \x01(\r\x12\x18\n\x10received_patches\x18\x07 \x01(\r\x12\x11\n\telapsed_s\x18\x08 \x01(\x01\x12%\n\x06stages\x18\t \x01(\x0b\x32\x15.mmsc.v1.StageSeconds\x12 \n\x04link\x18\n \x01(\x0b\x32\x12.mmsc.v1.LinkState\x12\x11\n\trevisions\x18\x0b \x01(\r\x12\x13\n\x0b\x61gain_bytes\x18\x0c \x01(\x04\x12\x14\n\x0crepair_bytes\x18\r \x01(\x04\x12\x12\n\npoll_bytes\x18\x0e \x01(\x04\x12\x14\n\x0clost_packets\x18\x0f \x01(\r\x12\x17\n\x0f\x64ropped_patches\x18\x10 \x01(\r\x12\x0f\n\x07resumed\x18\x11 \x01(\r\x12\x19\n\x0c\x64\x65\x61\x64line_met\x18\x12 \x01(\x08H\x00\x88\x01\x01\x12\'\n\x08\x65stimate\x18\x13 \x01(\x0b\x32\x15.mmsc.v1.LinkEstimateB\x0f\n\r_deadline_met\"\xc6\x01\n\x0cStageSeconds\x12\x10\n\x08\x64\x65\x63ode_s\x18\x01 \x01(\x01\x12\x13\n\x0brelevance_s\x18\x02 \x01(\x01\x12\x10\n\x08\x65ncode_s\x18\x03 \x01(\x01\x12\x12\n\nallocate_s\x18\x04 \x01(\x01\x12\x0e\n\x06pack_s\x18\x05 \x01(\x01\x12\x17\n\x0fserialization_s\x18\x06 \x01(\x01\x12\x15\n\rpropagation_s\x18\x07 \x01(\x01\x12\x15\n\rreconstruct_s\x18\x08 \x01(\x01\x12\x12\n\noverhead_s\x18\t \x01(\x01\"F\n\x13GetRelevanceRequest\x12\r\n\x05image\x18\x01 \x01(\x0c\x12\r\n\x05query\x18\x02 \x01(\t\x12\x11\n\textractor\x18\x03 \x01(\t\"B\n\x14GetRelevanceResponse\x12*\n\trelevance\x18\x01 \x01(\x0b\x32\x17.mmsc.v1.RelevanceReady\"\x1b\n\x19GetTransmitterInfoRequest\"\xaa\x01\n\x1aGetTransmitterInfoResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x12\n\nextractors\x18\x02 \x03(\t\x12\x19\n\x11\x64\x65\x66\x61ult_extractor\x18\x03 \x01(\t\x12\x15\n\rcodec_weights\x18\x04 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x05 \x01(\t\x12\x0e\n\x06\x63odecs\x18\x06 \x03(\t\x12\x15\n\rdefault_codec\x18\x07 \x01(\t*v\n\nAllocation\x12\x1a\n\x16\x41LLOCATION_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x41LLOCATION_RATE_DISTORTION\x10\x01\x12\x15\n\x11\x41LLOCATION_GREEDY\x10\x02\x12\x15\n\x11\x41LLOCATION_VIT_SC\x10\x03*g\n\x0cReplanReason\x12\x1d\n\x19REPLAN_REASON_UNSPECIFIED\x10\x00\x12\x1b\n\x17REPLAN_REASON_LESS_ROOM\x10\x01\x12\x1b\n\x17REPLAN_REASON_MORE_ROOM\x10\x02\x32\x83\x02\n\x12TransmitterService\x12\x41\n\x08Transmit\x12\x18.mmsc.v1.TransmitRequest\x1a\x19.mmsc.v1.TransmitResponse0\x01\x12K\n\x0cGetRelevance\x12\x1c.mmsc.v1.GetRelevanceRequest\x1a\x1d.mmsc.v1.GetRelevanceResponse\x12]\n\x12GetTransmitterInfo\x12\".mmsc.v1.GetTransmitterInfoRequest\x1a#.mmsc.v1.GetTransmitterInfoResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'mmsc.v1.transmitter_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ALLOCATION']._serialized_start=1964
-  _globals['_ALLOCATION']._serialized_end=2082
+  _globals['_ALLOCATION']._serialized_start=2745
+  _globals['_ALLOCATION']._serialized_end=2863
+  _globals['_REPLANREASON']._serialized_start=2865
+  _globals['_REPLANREASON']._serialized_end=2968
   _globals['_TRANSMITREQUEST']._serialized_start=83
   _globals['_TRANSMITREQUEST']._serialized_end=206
   _globals['_BUDGET']._serialized_start=208
   _globals['_BUDGET']._serialized_end=295
   _globals['_TRANSMITOPTIONS']._serialized_start=298
-  _globals['_TRANSMITOPTIONS']._serialized_end=456
-  _globals['_TRANSMITRESPONSE']._serialized_start=459
-  _globals['_TRANSMITRESPONSE']._serialized_end=647
-  _globals['_RELEVANCEREADY']._serialized_start=649
-  _globals['_RELEVANCEREADY']._serialized_end=767
-  _globals['_PLANMADE']._serialized_start=770
-  _globals['_PLANMADE']._serialized_end=1064
-  _globals['_PROGRESS']._serialized_start=1066
-  _globals['_PROGRESS']._serialized_end=1139
-  _globals['_DELIVERED']._serialized_start=1142
-  _globals['_DELIVERED']._serialized_end=1419
-  _globals['_STAGESECONDS']._serialized_start=1422
-  _globals['_STAGESECONDS']._serialized_end=1620
-  _globals['_GETRELEVANCEREQUEST']._serialized_start=1622
-  _globals['_GETRELEVANCEREQUEST']._serialized_end=1692
-  _globals['_GETRELEVANCERESPONSE']._serialized_start=1694
-  _globals['_GETRELEVANCERESPONSE']._serialized_end=1760
-  _globals['_GETTRANSMITTERINFOREQUEST']._serialized_start=1762
-  _globals['_GETTRANSMITTERINFOREQUEST']._serialized_end=1789
-  _globals['_GETTRANSMITTERINFORESPONSE']._serialized_start=1792
-  _globals['_GETTRANSMITTERINFORESPONSE']._serialized_end=1962
-  _globals['_TRANSMITTERSERVICE']._serialized_start=2085
-  _globals['_TRANSMITTERSERVICE']._serialized_end=2344
+  _globals['_TRANSMITOPTIONS']._serialized_end=520
+  _globals['_TRANSMITRESPONSE']._serialized_start=523
+  _globals['_TRANSMITRESPONSE']._serialized_end=752
+  _globals['_RELEVANCEREADY']._serialized_start=754
+  _globals['_RELEVANCEREADY']._serialized_end=872
+  _globals['_PLANMADE']._serialized_start=875
+  _globals['_PLANMADE']._serialized_end=1169
+  _globals['_REPLANNED']._serialized_start=1172
+  _globals['_REPLANNED']._serialized_end=1402
+  _globals['_LINKESTIMATE']._serialized_start=1405
+  _globals['_LINKESTIMATE']._serialized_end=1544
+  _globals['_PROGRESS']._serialized_start=1547
+  _globals['_PROGRESS']._serialized_end=1689
+  _globals['_DELIVERED']._serialized_start=1692
+  _globals['_DELIVERED']._serialized_end=2200
+  _globals['_STAGESECONDS']._serialized_start=2203
+  _globals['_STAGESECONDS']._serialized_end=2401
+  _globals['_GETRELEVANCEREQUEST']._serialized_start=2403
+  _globals['_GETRELEVANCEREQUEST']._serialized_end=2473
+  _globals['_GETRELEVANCERESPONSE']._serialized_start=2475
+  _globals['_GETRELEVANCERESPONSE']._serialized_end=2541
+  _globals['_GETTRANSMITTERINFOREQUEST']._serialized_start=2543
+  _globals['_GETTRANSMITTERINFOREQUEST']._serialized_end=2570
+  _globals['_GETTRANSMITTERINFORESPONSE']._serialized_start=2573
+  _globals['_GETTRANSMITTERINFORESPONSE']._serialized_end=2743
+  _globals['_TRANSMITTERSERVICE']._serialized_start=2971
+  _globals['_TRANSMITTERSERVICE']._serialized_end=3230
 # @@protoc_insertion_point(module_scope)

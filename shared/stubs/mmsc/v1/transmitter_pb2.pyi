@@ -46,6 +46,27 @@ ALLOCATION_VIT_SC: Allocation.ValueType  # 3
 """Algorithm 1 of arXiv 2412.01817 as printed, for comparison."""
 Global___Allocation: _TypeAlias = Allocation  # noqa: Y015
 
+class _ReplanReason:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ReplanReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReplanReason.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REPLAN_REASON_UNSPECIFIED: _ReplanReason.ValueType  # 0
+    REPLAN_REASON_LESS_ROOM: _ReplanReason.ValueType  # 1
+    """What was planned does not fit any more: the link lost more, or carries less."""
+    REPLAN_REASON_MORE_ROOM: _ReplanReason.ValueType  # 2
+    """There is more room than was planned for."""
+
+class ReplanReason(_ReplanReason, metaclass=_ReplanReasonEnumTypeWrapper): ...
+
+REPLAN_REASON_UNSPECIFIED: ReplanReason.ValueType  # 0
+REPLAN_REASON_LESS_ROOM: ReplanReason.ValueType  # 1
+"""What was planned does not fit any more: the link lost more, or carries less."""
+REPLAN_REASON_MORE_ROOM: ReplanReason.ValueType  # 2
+"""There is more room than was planned for."""
+Global___ReplanReason: _TypeAlias = ReplanReason  # noqa: Y015
+
 @_typing.final
 class TransmitRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -94,7 +115,7 @@ class Budget(_message.Message):
     percent_of_raw: _builtins.float
     """Percent of the picture's raw size (width x height x 3 bytes)."""
     deadline_s: _builtins.float
-    """Seconds: the budget is what the channel's current rate carries in this time."""
+    """Seconds, at most 86,400: as options.deadline_s, with no other limit than what the link carries by then."""
     def __init__(
         self,
         *,
@@ -122,6 +143,9 @@ class TransmitOptions(_message.Message):
     RELEVANCE_PNG_FIELD_NUMBER: _builtins.int
     RETURN_MAPS_FIELD_NUMBER: _builtins.int
     CODEC_FIELD_NUMBER: _builtins.int
+    DEADLINE_S_FIELD_NUMBER: _builtins.int
+    TRANSMISSION_ID_FIELD_NUMBER: _builtins.int
+    OPEN_LOOP_FIELD_NUMBER: _builtins.int
     allocation: Global___Allocation.ValueType
     """How the budget is spread over the patches; unspecified means ALLOCATION_RATE_DISTORTION. Not every codec has
     the others.
@@ -138,6 +162,16 @@ class TransmitOptions(_message.Message):
     """Also return the maps as pictures in the events."""
     codec: _builtins.str
     """Name of the patch codec; empty means the transmitter's default."""
+    deadline_s: _builtins.float
+    """Seconds from the first byte sent, at most 86,400, by which the picture must be there: then sending stops, however
+    much of the budget is left. 0: no deadline. Not together with a budget that is a deadline.
+    """
+    transmission_id: _builtins.str
+    """8 hexadecimal digits: takes up a transmission again that failed or was left, by a request that is the same
+    otherwise. What the receiver has is not sent again, and what was spent stays spent. Empty: a new transmission.
+    """
+    open_loop: _builtins.bool
+    """The plan is sent as it is, whatever the receiver says of losses; for comparison."""
     def __init__(
         self,
         *,
@@ -147,10 +181,13 @@ class TransmitOptions(_message.Message):
         relevance_png: _builtins.bytes = ...,
         return_maps: _builtins.bool = ...,
         codec: _builtins.str = ...,
+        deadline_s: _builtins.float = ...,
+        transmission_id: _builtins.str = ...,
+        open_loop: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocation", b"allocation", "codec", b"codec", "extractor", b"extractor", "packet_bytes", b"packet_bytes", "relevance_png", b"relevance_png", "return_maps", b"return_maps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocation", b"allocation", "codec", b"codec", "deadline_s", b"deadline_s", "extractor", b"extractor", "open_loop", b"open_loop", "packet_bytes", b"packet_bytes", "relevance_png", b"relevance_png", "return_maps", b"return_maps", "transmission_id", b"transmission_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -164,6 +201,7 @@ class TransmitResponse(_message.Message):
     PLAN_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
     DELIVERED_FIELD_NUMBER: _builtins.int
+    REPLANNED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def relevance(self) -> Global___RelevanceReady: ...
     @_builtins.property
@@ -172,6 +210,8 @@ class TransmitResponse(_message.Message):
     def progress(self) -> Global___Progress: ...
     @_builtins.property
     def delivered(self) -> Global___Delivered: ...
+    @_builtins.property
+    def replanned(self) -> Global___Replanned: ...
     def __init__(
         self,
         *,
@@ -179,12 +219,13 @@ class TransmitResponse(_message.Message):
         plan: Global___PlanMade | None = ...,
         progress: Global___Progress | None = ...,
         delivered: Global___Delivered | None = ...,
+        replanned: Global___Replanned | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["delivered", b"delivered", "event", b"event", "plan", b"plan", "progress", b"progress", "relevance", b"relevance"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["delivered", b"delivered", "event", b"event", "plan", b"plan", "progress", b"progress", "relevance", b"relevance", "replanned", b"replanned"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["delivered", b"delivered", "event", b"event", "plan", b"plan", "progress", b"progress", "relevance", b"relevance"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delivered", b"delivered", "event", b"event", "plan", b"plan", "progress", b"progress", "relevance", b"relevance", "replanned", b"replanned"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["relevance", "plan", "progress", "delivered"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["relevance", "plan", "progress", "delivered", "replanned"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -245,8 +286,11 @@ class PlanMade(_message.Message):
     transmission_id: _builtins.str
     """8 hexadecimal digits; the receiver files the reconstruction under it."""
     budget_bytes: _builtins.int
+    """The limit; of a budget that is a deadline, what the link's claimed rate would carry."""
     wire_bytes: _builtins.int
-    """Every byte that the plan puts on the channel: packet headers, stream header, level map, patches."""
+    """Every byte that the plan puts on the channel: packet headers, stream header, level map, patches. Less than the
+    budget where the link may lose some: what is held back makes up for it, or follows as a revision.
+    """
     packets: _builtins.int
     width: _builtins.int
     height: _builtins.int
@@ -292,27 +336,125 @@ class PlanMade(_message.Message):
 Global___PlanMade: _TypeAlias = PlanMade  # noqa: Y015
 
 @_typing.final
+class Replanned(_message.Message):
+    """What was not there yet has been planned anew, for what the link turned out to carry."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    BUDGET_BYTES_FIELD_NUMBER: _builtins.int
+    WIRE_BYTES_FIELD_NUMBER: _builtins.int
+    LEVELS_FIELD_NUMBER: _builtins.int
+    LEVEL_MAP_PNG_FIELD_NUMBER: _builtins.int
+    ESTIMATE_FIELD_NUMBER: _builtins.int
+    ELAPSED_S_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """1 for the first plan after the original one, at most 15."""
+    reason: Global___ReplanReason.ValueType
+    budget_bytes: _builtins.int
+    """What the new plan might take, every byte counted."""
+    wire_bytes: _builtins.int
+    level_map_png: _builtins.bytes
+    """8-bit grey PNG of one pixel per patch holding the level in this revision, if maps were asked for."""
+    elapsed_s: _builtins.float
+    @_builtins.property
+    def levels(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.LevelCount]:
+        """Of this revision alone: level 0 is what stays as it is."""
+
+    @_builtins.property
+    def estimate(self) -> Global___LinkEstimate: ...
+    def __init__(
+        self,
+        *,
+        revision: _builtins.int = ...,
+        reason: Global___ReplanReason.ValueType = ...,
+        budget_bytes: _builtins.int = ...,
+        wire_bytes: _builtins.int = ...,
+        levels: _abc.Iterable[_common_pb2.LevelCount] | None = ...,
+        level_map_png: _builtins.bytes = ...,
+        estimate: Global___LinkEstimate | None = ...,
+        elapsed_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["estimate", b"estimate"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_bytes", b"budget_bytes", "elapsed_s", b"elapsed_s", "estimate", b"estimate", "level_map_png", b"level_map_png", "levels", b"levels", "reason", b"reason", "revision", b"revision", "wire_bytes", b"wire_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Replanned: _TypeAlias = Replanned  # noqa: Y015
+
+@_typing.final
+class LinkEstimate(_message.Message):
+    """What the transmitter believes of the link from what it hears of its packets."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RATE_BPS_FIELD_NUMBER: _builtins.int
+    RATE_SPREAD_FIELD_NUMBER: _builtins.int
+    LOSS_RATE_FIELD_NUMBER: _builtins.int
+    LOSS_AT_MOST_FIELD_NUMBER: _builtins.int
+    BURST_PACKETS_FIELD_NUMBER: _builtins.int
+    ROUND_TRIP_S_FIELD_NUMBER: _builtins.int
+    rate_bps: _builtins.float
+    """What the link is going to carry."""
+    rate_spread: _builtins.float
+    """Standard deviation of the rate over its mean."""
+    loss_rate: _builtins.float
+    """Share of the packets that do not arrive, 0 to 1: expected, and exceeded in one case of ten."""
+    loss_at_most: _builtins.float
+    burst_packets: _builtins.float
+    """Mean length of a row of lost packets."""
+    round_trip_s: _builtins.float
+    """From handing a packet over to hearing of its arrival, without the queue; 0: not heard of any yet."""
+    def __init__(
+        self,
+        *,
+        rate_bps: _builtins.float = ...,
+        rate_spread: _builtins.float = ...,
+        loss_rate: _builtins.float = ...,
+        loss_at_most: _builtins.float = ...,
+        burst_packets: _builtins.float = ...,
+        round_trip_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["burst_packets", b"burst_packets", "loss_at_most", b"loss_at_most", "loss_rate", b"loss_rate", "rate_bps", b"rate_bps", "rate_spread", b"rate_spread", "round_trip_s", b"round_trip_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LinkEstimate: _TypeAlias = LinkEstimate  # noqa: Y015
+
+@_typing.final
 class Progress(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SENT_BYTES_FIELD_NUMBER: _builtins.int
     DEPARTED_BYTES_FIELD_NUMBER: _builtins.int
     ELAPSED_S_FIELD_NUMBER: _builtins.int
+    ACKNOWLEDGED_BYTES_FIELD_NUMBER: _builtins.int
+    ESTIMATE_FIELD_NUMBER: _builtins.int
     sent_bytes: _builtins.int
     """Bytes handed to the channel so far."""
     departed_bytes: _builtins.int
     """Bytes that have left the channel's queue onto the link so far."""
     elapsed_s: _builtins.float
+    acknowledged_bytes: _builtins.int
+    """Bytes that the receiver said have arrived."""
+    @_builtins.property
+    def estimate(self) -> Global___LinkEstimate: ...
     def __init__(
         self,
         *,
         sent_bytes: _builtins.int = ...,
         departed_bytes: _builtins.int = ...,
         elapsed_s: _builtins.float = ...,
+        acknowledged_bytes: _builtins.int = ...,
+        estimate: Global___LinkEstimate | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["estimate", b"estimate"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["departed_bytes", b"departed_bytes", "elapsed_s", b"elapsed_s", "sent_bytes", b"sent_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged_bytes", b"acknowledged_bytes", "departed_bytes", b"departed_bytes", "elapsed_s", b"elapsed_s", "estimate", b"estimate", "sent_bytes", b"sent_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -332,21 +474,50 @@ class Delivered(_message.Message):
     ELAPSED_S_FIELD_NUMBER: _builtins.int
     STAGES_FIELD_NUMBER: _builtins.int
     LINK_FIELD_NUMBER: _builtins.int
+    REVISIONS_FIELD_NUMBER: _builtins.int
+    AGAIN_BYTES_FIELD_NUMBER: _builtins.int
+    REPAIR_BYTES_FIELD_NUMBER: _builtins.int
+    POLL_BYTES_FIELD_NUMBER: _builtins.int
+    LOST_PACKETS_FIELD_NUMBER: _builtins.int
+    DROPPED_PATCHES_FIELD_NUMBER: _builtins.int
+    RESUMED_FIELD_NUMBER: _builtins.int
+    DEADLINE_MET_FIELD_NUMBER: _builtins.int
+    ESTIMATE_FIELD_NUMBER: _builtins.int
     transmission_id: _builtins.str
     outcome: _common_pb2.Outcome.ValueType
     budget_bytes: _builtins.int
+    """The limit; of a budget that is a deadline, what the link's claimed rate would carry."""
     wire_bytes: _builtins.int
+    """Every byte handed to the channel: packets, those sent again, repairs, questions."""
     received_bytes: _builtins.int
-    """Bytes that reached the receiver intact."""
+    """Bytes that reached the receiver intact, copies left out."""
     sent_patches: _builtins.int
     received_patches: _builtins.int
     elapsed_s: _builtins.float
     """From the request's arrival to the receiver's report."""
+    revisions: _builtins.int
+    """Plans made, the first among them."""
+    again_bytes: _builtins.int
+    """Of wire_bytes: packets sent once more; repairs, and copies sent before any loss was known; questions."""
+    repair_bytes: _builtins.int
+    poll_bytes: _builtins.int
+    lost_packets: _builtins.int
+    """Packets that turned out not to have arrived, copies counted one by one."""
+    dropped_patches: _builtins.int
+    """Patches that were planned and given up, because time or bytes ran out."""
+    resumed: _builtins.int
+    """How often the stream to the receiver broke and was taken up again."""
+    deadline_met: _builtins.bool
+    """Whether there was a picture at the deadline and nothing came after it; absent where there was no deadline."""
     @_builtins.property
     def stages(self) -> Global___StageSeconds: ...
     @_builtins.property
     def link(self) -> _channel_pb2.LinkState:
-        """The link as it was when the transmission started."""
+        """The link as it was when the transmission started: the truth, which a sender on a real link would not know."""
+
+    @_builtins.property
+    def estimate(self) -> Global___LinkEstimate:
+        """What was believed of the link in the end."""
 
     def __init__(
         self,
@@ -361,12 +532,23 @@ class Delivered(_message.Message):
         elapsed_s: _builtins.float = ...,
         stages: Global___StageSeconds | None = ...,
         link: _channel_pb2.LinkState | None = ...,
+        revisions: _builtins.int = ...,
+        again_bytes: _builtins.int = ...,
+        repair_bytes: _builtins.int = ...,
+        poll_bytes: _builtins.int = ...,
+        lost_packets: _builtins.int = ...,
+        dropped_patches: _builtins.int = ...,
+        resumed: _builtins.int = ...,
+        deadline_met: _builtins.bool | None = ...,
+        estimate: Global___LinkEstimate | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["link", b"link", "stages", b"stages"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_deadline_met", b"_deadline_met", "deadline_met", b"deadline_met", "estimate", b"estimate", "link", b"link", "stages", b"stages"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_bytes", b"budget_bytes", "elapsed_s", b"elapsed_s", "link", b"link", "outcome", b"outcome", "received_bytes", b"received_bytes", "received_patches", b"received_patches", "sent_patches", b"sent_patches", "stages", b"stages", "transmission_id", b"transmission_id", "wire_bytes", b"wire_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deadline_met", b"_deadline_met", "again_bytes", b"again_bytes", "budget_bytes", b"budget_bytes", "deadline_met", b"deadline_met", "dropped_patches", b"dropped_patches", "elapsed_s", b"elapsed_s", "estimate", b"estimate", "link", b"link", "lost_packets", b"lost_packets", "outcome", b"outcome", "poll_bytes", b"poll_bytes", "received_bytes", b"received_bytes", "received_patches", b"received_patches", "repair_bytes", b"repair_bytes", "resumed", b"resumed", "revisions", b"revisions", "sent_patches", b"sent_patches", "stages", b"stages", "transmission_id", b"transmission_id", "wire_bytes", b"wire_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__deadline_met: _TypeAlias = _typing.Literal["deadline_met"]  # noqa: Y015
+    _WhichOneofArgType__deadline_met: _TypeAlias = _typing.Literal["_deadline_met", b"_deadline_met"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__deadline_met) -> _WhichOneofReturnType__deadline_met | None: ...
 
 Global___Delivered: _TypeAlias = Delivered  # noqa: Y015
 
@@ -395,7 +577,7 @@ class StageSeconds(_message.Message):
     pack_s: _builtins.float
     """Packets."""
     serialization_s: _builtins.float
-    """wire_bytes / rate."""
+    """What went onto the link, at its claimed rate: wire_bytes / rate_bps."""
     propagation_s: _builtins.float
     """Propagation there and back again."""
     reconstruct_s: _builtins.float
