@@ -44,6 +44,7 @@ from transmitter.codecs import load_sender
 from transmitter.packing import pack
 from transmitter.planning import Plan
 
+from .links import link_settings
 from .mutations import Sample, seal_frames, seal_packet, seal_png
 from .rpc import receiver_calls
 from .runner import Target
@@ -480,5 +481,6 @@ TARGETS: dict[str, Callable[[], Target]] = {
     "weights": _weights,
     "models": _models,
     "traces": _traces,
+    "link-settings": link_settings,
 }
 """By name, each made when it is asked for."""
