@@ -17,6 +17,7 @@ from receiver.codecs import load_receiver
 from receiver.contract import ArrivedPatches, Layout, ReceiverCodec, ReceiverCodecs, by_number
 from shared.arrays import BoolArray, Float32Array, UInt8Array
 from shared.errors import BudgetTooSmallError
+from shared.packets import DEFAULT_PACKET_BYTES
 from transmitter.codecs import load_sender
 from transmitter.planning import Plan, PlanRequest, PreparedPicture, SenderCodec
 
@@ -121,6 +122,14 @@ class AskedPhoto:
         if lower is None or upper is None or max(lower, upper) >= CAP_DB:
             return self._grid_db(budget_bytes, packet_bytes)
         return lower + (upper - lower) * (place - math.floor(place))
+
+    def oracle_picture(self, budget_bytes: int, packet_bytes: int = DEFAULT_PACKET_BYTES) -> UInt8Array:
+        """That plan's picture; grey all over where there is none."""
+        try:
+            plan = self.plan(PlanRequest(budget_bytes, packet_bytes))
+        except BudgetTooSmallError:
+            return self.shown(None)
+        return self.shown(self.whole(plan))
 
     def _grid_db(self, budget_bytes: int, packet_bytes: int) -> float | None:
         if budget_bytes not in self._oracle_db:
