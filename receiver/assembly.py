@@ -1,34 +1,36 @@
 """Puts the packets of one transmission together: in any order, twice, damaged, or with holes.
 
 ```
-HEADER fragments ─► HeaderSection ─► StreamHeader ─► level map ─► Layout
-                                                                      │ says whose bytes these are
-PATCHES ──────────────── kept while the header is missing ───────────►└─► pieces
+HEADER, PATCHES ─► Revision 0, 1 ... 15 ─┬─► ArrivedPatches ─► picture
+                     ▲                   └─► Tally ─► how much is there
+REPAIR ─► Repairs ───┘ what did not arrive itself
 ```
 
 Memory follows what arrived, not what a header promises: a piece is kept as it came, and nothing of the size of
 the picture exists before somebody asks for the picture. What a body holds, the codec says (`receiver.contract`).
 """
 
-from collections.abc import Iterator
+from dataclasses import replace
 from enum import Enum
 from itertools import pairwise
 from typing import Final
 
-import numpy as np
-
-from receiver.contract import ArrivedPatches, Layout, Piece, ReceiverCodec, ReceiverCodecs
-from receiver.header import HeaderSection
-from shared.arrays import AnyArray, BoolArray
+from receiver.contract import ArrivedPatches, Layout, ReceiverCodec, ReceiverCodecs
+from receiver.header import MAX_SECTION_BYTES
+from receiver.repairs import Repairs
+from receiver.revision import OBJECT_BYTES, Revision
+from receiver.tally import Tally
 from shared.codec.registry import CodecEntry
 from shared.errors import PacketError, StreamError
-from shared.packets import PACKET_HEADER_BYTES, Packet, PacketKind, StreamHeader
+from shared.feedback import Arrived
+from shared.packets import PACKET_HEADER_BYTES, POSITIONS, Packet, PacketKind, StreamHeader
+from shared.patches import PatchGrid
 from shared.reports import Report, ReportOutcome
 
 MAX_EARLY_BYTES: Final = 4 * 1024 * 1024
 """Memory for patches that come before their header, per transmission."""
 
-_OBJECT_BYTES: Final = 200  # what Python needs to keep a piece, whatever its size
+_MAX_GATHERED_BYTES: Final = 2 * MAX_SECTION_BYTES  # for headers after the first: one of the largest picture, or many
 
 
 class Arrival(Enum):
@@ -36,6 +38,8 @@ class Arrival(Enum):
 
     ACCEPTED = "accepted"
     DUPLICATE = "duplicate"
+    REPAIR = "repair"
+    """Kept, or of use at once, in the place of patches that did not arrive."""
 
 
 class Assembly:
@@ -50,6 +54,7 @@ class Assembly:
     def __init__(self, transmission_id: int, codecs: ReceiverCodecs, now: float) -> None:
         self.transmission_id = transmission_id
         self.header: StreamHeader | None = None
+        """Of the first revision; the others agree with it."""
         self.version = 0
         """Rises with everything that changes the picture."""
         self.first_s = self.last_s = now
@@ -58,15 +63,12 @@ class Assembly:
         """Of those that arrived, how many the codec could make nothing of when it last decoded them."""
         self._codecs = codecs
         self._codec: ReceiverCodec | None = None
-        self._gathered = HeaderSection()
-        self._section = b""
-        self._layout = Layout(np.zeros(0, np.uint8), (0, 0))
-        self._arrived: BoolArray = np.zeros(0, np.bool_)
-        self._pieces: dict[int, Piece] = {}
-        self._early: dict[tuple[int, bytes], None] = {}
-        self._header_bytes = self._patch_bytes = self._early_bytes = self._kept_bytes = 0
-        self._received: list[int] = [0, 0]
+        self._revisions: dict[int, Revision] = {}
+        self._tally: Tally | None = None  # only where there is more than one revision to count over
+        self._repairs = Repairs()
+        self._recovered: list[Packet] = []
         self._closed = False
+        self._decoded_version = 0
 
     # ---- what is known -------------------------------------------------------------------------
 
@@ -74,9 +76,10 @@ class Assembly:
     def outcome(self) -> ReportOutcome:
         """COMPLETE once every announced patch is there; after `close`, PARTIAL or (without header) FAILED.
 
-        Where every patch is there but not all can be made sense of, nothing more will come: PARTIAL.
+        Where every patch is there but not all can be made sense of, nothing more will come: PARTIAL. A revision that
+        announces more makes it RECEIVING again.
         """
-        if self.header is not None and sum(self._received) == self.expected_patches:
+        if self.header is not None and sum(self.levels_received) == self.expected_patches:
             return ReportOutcome.PARTIAL if self.unreadable_patches else ReportOutcome.COMPLETE
         if not self._closed:
             return ReportOutcome.RECEIVING
@@ -84,23 +87,25 @@ class Assembly:
 
     @property
     def received_bytes(self) -> int:
-        """Bytes of the accepted packets, packet headers included."""
-        return self._header_bytes + self._patch_bytes + self._early_bytes
+        """Bytes of the accepted packets, packet headers included; of what was repaired, of the packets in its place."""
+        return sum(revision.received_bytes for revision in self._revisions.values())
 
     @property
     def content_bytes(self) -> int:
         """Bytes of the patches that have a place, without what is around them."""
-        return self._kept_bytes
+        return sum(revision.kept_bytes for revision in self._revisions.values())
 
     @property
     def expected_patches(self) -> int:
-        """Patches that the level map announces; 0 before it has arrived."""
-        return self._layout.expected
+        """Patches that any level map announces; 0 before the first has arrived."""
+        if self._tally is not None:
+            return self._tally.expected
+        return self._revisions[0].layout.expected if self.header else 0
 
     @property
     def received_patches(self) -> int:
         """Patches that have arrived, have a place, and were not found unreadable."""
-        return sum(self._received) - self.unreadable_patches
+        return sum(self.levels_received) - self.unreadable_patches
 
     @property
     def codec(self) -> CodecEntry | None:
@@ -109,27 +114,42 @@ class Assembly:
 
     @property
     def levels_planned(self) -> tuple[int, ...]:
-        """Patches at each level by the level map, the skipped ones at index 0; all 0 before it has arrived."""
-        ends = (*self._layout.ends, 0)
+        """Patches at each level by the level maps, the skipped ones at index 0; all 0 before the first has arrived."""
+        if self._tally is not None:
+            return self._tally.levels_planned
+        ends = (*(self._revisions[0].layout.ends if self.header else (0, 0)), 0)
         return tuple(upper - lower for upper, lower in pairwise(ends))
 
     @property
     def levels_received(self) -> tuple[int, ...]:
         """Patches that have arrived at each level; nothing arrives at level 0."""
-        return tuple(self._received)
+        if self._tally is not None:
+            return self._tally.levels_received
+        return tuple(self._revisions[0].received if self.header else (0, 0))
+
+    @property
+    def arrived(self) -> tuple[Arrived, ...]:
+        """What the sender may be told of every revision that anything arrived of, rising."""
+        return tuple(self._revisions[number].arrived() for number in sorted(self._revisions))
+
+    @property
+    def headers(self) -> int:
+        """Revisions whose header is there."""
+        return sum(revision.header is not None for revision in self._revisions.values())
 
     @property
     def stored_bytes(self) -> int:
         """Memory that this transmission takes."""
-        early = self._early_bytes + len(self._early) * _OBJECT_BYTES
-        fixed = self._gathered.stored_bytes + len(self._section) + self._layout.levels.nbytes + self._arrived.nbytes
-        return _OBJECT_BYTES + fixed + early + self._kept_bytes + len(self._pieces) * _OBJECT_BYTES
+        revisions = sum(revision.stored_bytes for revision in self._revisions.values())
+        return OBJECT_BYTES + revisions + self._repairs.stored_bytes + (self._tally.stored_bytes if self._tally else 0)
 
     def snapshot(self) -> ArrivedPatches | None:
-        """What the picture can be rebuilt from; None before the header has arrived."""
-        if self.header is None or self._codec is None:
+        """What the picture can be rebuilt from; None before the header of the first revision has arrived."""
+        if self.header is None:
             return None
-        return ArrivedPatches(self._codec, self.header, self._layout, tuple(self._pieces.values()), self.version)
+        first, *others = (self._revisions[number] for number in sorted(self._revisions))
+        later = (revision.snapshot(self.version) for revision in others if revision.kept_bytes)
+        return first.snapshot(self.version, tuple(later))
 
     def report(self, reconstruct_s: float) -> Report:
         """The answer to the transmitter; `reconstruct_s` is what the picture took."""
@@ -142,122 +162,168 @@ class Assembly:
         """Takes an intact packet of this transmission.
 
         Args:
-            packet: HEADER or PATCHES.
+            packet: HEADER, PATCHES or REPAIR.
             now: seconds of the same clock as at the start.
 
         Raises:
             PacketError: it fits nowhere, or contradicts what is known; nothing has changed.
-            StreamError: it completes a header that cannot be decoded here; the header is forgotten.
+            StreamError: it completes a header that cannot be decoded here, or does not agree with that of the first
+                revision; the header is forgotten.
         """
         if packet.kind is PacketKind.HEADER:
             arrival = self._accept_fragment(packet)
         elif packet.kind is PacketKind.PATCHES:
             arrival = self._accept_patches(packet)
+        elif packet.kind is PacketKind.REPAIR:
+            arrival = self._accept_repair(packet)
         else:
-            raise PacketError("a report has no place in a transmission")
-        if arrival is Arrival.ACCEPTED:
+            raise PacketError(f"a {packet.kind.name} packet has no place in a transmission")
+        if arrival is not Arrival.DUPLICATE:
             self.last_s, self._closed = now, False
         return arrival
+
+    def take_recovered(self) -> list[Packet]:
+        """The PATCHES packets that repair packets gave since the last call; they have been accepted."""
+        recovered, self._recovered = self._recovered, []
+        return recovered
+
+    def decoded(self, version: int, unreadable_patches: int) -> None:
+        """Notes what decoding the packets of some version told; what is known of a later one stays."""
+        if version >= self._decoded_version:
+            self._decoded_version, self.unreadable_patches = version, unreadable_patches
 
     def close(self) -> None:
         """Nothing more is awaited. A packet that comes after all opens the transmission again."""
         self._closed = True
 
-    # ---- header --------------------------------------------------------------------------------
+    # ---- headers -------------------------------------------------------------------------------
 
     def _accept_fragment(self, packet: Packet) -> Arrival:
-        if self.header is not None:
-            if not packet.body or not self._section.startswith(packet.body, packet.position):
-                raise PacketError("fragment contradicts the header")
+        revision = self._revisions.get(packet.revision) or Revision(packet.revision)
+        if revision.number and revision.header is None:
+            self._check_gathered(revision, packet.position + len(packet.body))
+        if not revision.add_fragment(packet.position, packet.body):
             return Arrival.DUPLICATE
-        if not self._gathered.add(packet.position, packet.body):
-            return Arrival.DUPLICATE
-        self._header_bytes += PACKET_HEADER_BYTES + len(packet.body)
-        try:
-            section = self._gathered.whole()
-            if section is not None:
-                self._open(section)
-        except StreamError:
-            self._gathered, self._header_bytes = HeaderSection(), 0
-            raise
+        self._revisions[revision.number] = revision
+        self._open(revision)
         return Arrival.ACCEPTED
 
-    def _open(self, section: bytes) -> None:
+    def _check_gathered(self, revision: Revision, size: int) -> None:
+        """Headers that are forged, or wait for the first revision's, take no more than one of the largest picture."""
+        others = [held for held in self._revisions.values() if held.number and held is not revision]
+        if sum(held.gathered_bytes for held in others) + 2 * size > _MAX_GATHERED_BYTES:
+            raise PacketError("too many headers at once")
+
+    def _open(self, revision: Revision) -> None:
+        """Opens a revision whose header is whole; the first one then those that have waited for it."""
+        try:
+            section = revision.section()
+            if section is None or (revision.number and self.header is None):
+                return
+            self._open_by(section, revision)
+        except StreamError:
+            self._forget_header(revision)
+            raise
+        if not revision.number:
+            for number in sorted(self._revisions.keys() - {0}):
+                try:
+                    self._open(self._revisions[number])
+                except StreamError:
+                    continue  # without the first header nobody could tell that it was foreign
+
+    def _forget_header(self, revision: Revision) -> None:
+        revision.forget_header()
+        if revision.empty:
+            del self._revisions[revision.number]
+
+    def _open_by(self, section: bytes, revision: Revision) -> None:
         """Everything that can fail comes first, so that a bad header leaves no trace."""
         header = StreamHeader.from_bytes(section)
         codec = self._codecs.get(header.codec)
         if codec is None or header.weights_hash != codec.weights_hash:
             raise StreamError(f"codec {header.codec} with weights {header.weights_hash.hex()} is not known here")
+        if self.header is not None:
+            header = _later_header(header, self.header)
         layout = Layout.of(codec.open(header), codec.entry)
-        self.header, self._section, self._codec, self._layout = header, section, codec, layout
-        self._received = [0] * codec.entry.levels
-        self._gathered = HeaderSection()
+        if self.header is None:
+            self.header, self._codec = header, codec
+        revision.open(section, header, layout, codec)
+        self._count(revision, codec, header.grid)
+        self._recover(revision, slice(0, POSITIONS))
         self.version += 1
-        self._place_early()
+
+    def _count(self, revision: Revision, codec: ReceiverCodec, grid: PatchGrid) -> None:
+        """From the second revision on, patches are counted over all of them."""
+        fresh = [revision]
+        if self._tally is None:
+            fresh = [held for held in self._revisions.values() if held.header is not None]
+            if len(fresh) == 1:
+                return
+            self._tally = Tally(grid.count, codec.entry.levels)
+        for held in fresh:
+            self._tally.announce(held.number, held.layout.levels, codec.order(held.layout.levels, grid))
+            for place in held.places:
+                self._tally.arrive(held.number, place)
 
     # ---- patches -------------------------------------------------------------------------------
 
     def _accept_patches(self, packet: Packet) -> Arrival:
-        if self.header is not None:
-            return self._place(packet.position, packet.body)
-        key = (packet.position, packet.body)
-        if key in self._early:
-            return Arrival.DUPLICATE
-        size = PACKET_HEADER_BYTES + len(packet.body)
-        if self._early_bytes + size + (len(self._early) + 1) * _OBJECT_BYTES > MAX_EARLY_BYTES:
+        revision = self._revisions.get(packet.revision) or Revision(packet.revision)
+        if revision.header is None:
+            fresh = self._keep_early(revision, packet)
+        else:
+            fresh = self._place(revision, packet.position, packet.body)
+        return Arrival.ACCEPTED if fresh else Arrival.DUPLICATE
+
+    def _keep_early(self, revision: Revision, packet: Packet) -> bool:
+        more = PACKET_HEADER_BYTES + len(packet.body) + OBJECT_BYTES
+        if sum(held.early_bytes for held in self._revisions.values()) + more > MAX_EARLY_BYTES:
             raise PacketError("too many patches before the header")
-        self._early[key] = None
-        self._early_bytes += size
-        return Arrival.ACCEPTED
+        self._revisions[revision.number] = revision
+        return revision.keep_early(packet.position, packet.body)
 
-    def _place_early(self) -> None:
-        early, self._early, self._early_bytes = self._early, {}, 0
-        for position, body in early:
-            try:
-                self._place(position, body)
-            except PacketError:
-                continue  # without the header nobody could tell that it was foreign
-
-    def _place(self, position: int, body: bytes) -> Arrival:
-        assert self._codec is not None
-        pieces = self._codec.pieces(self._layout, position, body)
-        if not len(self._arrived):
-            self._arrived = np.zeros(self.expected_patches, np.bool_)
-        fresh = [part for piece in pieces for part in self._missing(piece)]
-        for piece in fresh:
-            self._keep(piece)
-        if not fresh:
-            return Arrival.DUPLICATE
-        self._patch_bytes += PACKET_HEADER_BYTES + len(body)
+    def _place(self, revision: Revision, position: int, body: bytes) -> bool:
+        """Puts patches where they belong, and what repair packets know then; whether anything was new."""
+        pieces = revision.place(position, body)
+        for piece in pieces:
+            if self._tally is not None:
+                self._tally.arrive(revision.number, piece.place)
+        if not pieces:
+            return False
         self.version += 1
-        return Arrival.ACCEPTED
+        self._recover(revision, slice(pieces[0].first, pieces[-1].place.stop))
+        return True
 
-    def _missing(self, piece: Piece) -> Iterator[Piece]:
-        """The parts of a piece that had not arrived; nearly always all or nothing of it.
+    # ---- repair --------------------------------------------------------------------------------
 
-        Raises:
-            PacketError: only a part of it had arrived, and it cannot be cut.
-        """
-        arrived = self._arrived[piece.place]
-        if not arrived.any():
-            yield piece
-        elif piece.sized:
-            for start, stop in _runs(~arrived):
-                yield piece.part(start, stop)
-        elif (there := self._pieces.get(piece.first)) is None or there.patches != piece.patches:
-            raise PacketError("body overlaps others")
+    def _accept_repair(self, packet: Packet) -> Arrival:
+        revision = self._revisions.get(packet.revision)
+        if not self._repairs.add(packet, revision):
+            return Arrival.DUPLICATE
+        if revision is not None and revision.header is not None:
+            self._recover(revision, slice(packet.position, POSITIONS))
+        return Arrival.REPAIR
 
-    def _keep(self, piece: Piece) -> None:
-        self._pieces[piece.first] = piece
-        self._kept_bytes += len(piece.payload)
-        self._arrived[piece.place] = True
-        for level, patches in enumerate(self._layout.level_counts(piece.place)):
-            self._received[level] += patches
+    def _recover(self, revision: Revision, place: slice) -> None:
+        """Takes what repair packets bring back as if it had arrived."""
+        for position, body in self._repairs.recovered(revision, place):
+            try:
+                fresh = self._place(revision, position, body)
+            except PacketError:
+                continue  # the repair packets were none of this transmission
+            if fresh:
+                number = self.transmission_id
+                self._recovered.append(Packet(PacketKind.PATCHES, number, position, body, revision.number))
 
 
-def _runs(flags: BoolArray) -> list[tuple[int, int]]:
-    """Start and end of every run of True."""
-    if flags.all():
-        return [(0, len(flags))]
-    edges: AnyArray = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]])))
-    return [(int(start), int(stop)) for start, stop in edges.reshape(-1, 2)]
+def _later_header(header: StreamHeader, first: StreamHeader) -> StreamHeader:
+    """The header of a later revision, with the sketch that all of them share.
+
+    Raises:
+        StreamError: it does not agree with that of the first revision.
+    """
+    if header.sketch:
+        raise StreamError("a later revision has a sketch of its own")
+    if (header.codec, header.weights_hash, header.grid) != (first.codec, first.weights_hash, first.grid):
+        raise StreamError("a later revision is of another picture, codec or weights")
+    return replace(header, sketch=first.sketch)

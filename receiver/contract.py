@@ -2,8 +2,10 @@
 
 ```
 StreamHeader ─► open ─► levels ─► Layout ─► pieces of a body ─► ArrivedPatches ─► decode ─► DecodedPatches ─► paint
+                                                                   of each revision ─► merge ─┘
 ```
-Whatever the codec, patches are sent by level, highest first, and are counted in that order.
+Whatever the codec, patches are sent by level, highest first, and are counted in that order. Revisions are decoded one
+by one; where a patch came in several of them, `merge` keeps the finest.
 """
 
 from collections.abc import Mapping
@@ -13,9 +15,10 @@ from typing import Protocol, TypeAlias
 
 import numpy as np
 
-from shared.arrays import UInt8Array
+from shared.arrays import BoolArray, Int64Array, UInt8Array
 from shared.codec.registry import CodecEntry
 from shared.packets import StreamHeader
+from shared.patches import PatchGrid
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,20 +78,33 @@ class ArrivedPatches:
     codec: "ReceiverCodec"
     """The one that the header names."""
     header: StreamHeader
+    """Of the first revision, or of a later one with the sketch of the first, which all share."""
     layout: Layout
     pieces: tuple[Piece, ...]
     """None overlaps another."""
     version: int
     """Rises with every change."""
+    later: tuple["ArrivedPatches", ...] = ()
+    """What arrived of later revisions, rising; theirs are empty."""
 
     def decode(self) -> "DecodedPatches":
-        """The patches as pixels."""
-        return self.codec.decode(self)
+        """The patches as pixels, each from the revision that has it finest."""
+        decoded = self.codec.decode(self)
+        for revision in self.later:
+            decoded = self.codec.merge(decoded, self.codec.decode(revision))
+        return decoded
 
     @property
     def patches(self) -> int:
-        """How many there are."""
-        return sum(piece.patches for piece in self.pieces)
+        """How many different ones there are."""
+        if not self.later:
+            return sum(piece.patches for piece in self.pieces)
+        there: BoolArray = np.zeros(self.header.grid.count, np.bool_)
+        for revision in (self, *self.later):
+            order = self.codec.order(revision.layout.levels, self.header.grid)
+            for piece in revision.pieces:
+                there[order[piece.place]] = True
+        return int(np.count_nonzero(there))
 
 
 @dataclass(frozen=True)
@@ -123,6 +139,19 @@ class DecodedPatches:
         return int(np.count_nonzero(self.levels))
 
 
+def overlaid(earlier: DecodedPatches, later: DecodedPatches, finer: BoolArray) -> DecodedPatches:
+    """Puts patches of a later revision over those of an earlier one, whose arrays are taken over.
+
+    Args:
+        earlier: gives what remains.
+        later: of the same picture.
+        finer: (grid.count,) the patches to take from it.
+    """
+    earlier.patches[finer] = later.patches[finer]
+    earlier.levels[finer] = later.levels[finer]
+    return earlier
+
+
 class ReceiverCodec(Protocol):
     """The receiving half of a codec; may be used by several threads at once."""
 
@@ -147,6 +176,18 @@ class ReceiverCodec(Protocol):
         """
         ...
 
+    def order(self, levels: UInt8Array, grid: PatchGrid) -> Int64Array:
+        """The patches that a level map announces, in the order of sending.
+
+        Args:
+            levels: (grid.count,) as `open` gives them.
+            grid: the picture's.
+
+        Returns:
+            (announced patches,) numbers in raster order.
+        """
+        ...
+
     def pieces(self, layout: Layout, position: int, body: bytes) -> list[Piece]:
         """Says whose bytes a body holds, without decoding it.
 
@@ -168,7 +209,19 @@ class ReceiverCodec(Protocol):
         ...
 
     def decode(self, arrived: ArrivedPatches) -> DecodedPatches:
-        """Decodes every patch that arrived; what makes no sense counts as lost and takes nothing else with it."""
+        """Decodes every patch that arrived of one revision, alone, whatever `arrived.later` says.
+
+        What makes no sense counts as lost and takes nothing else with it. The arrays are the caller's to change.
+        """
+        ...
+
+    def merge(self, earlier: DecodedPatches, later: DecodedPatches) -> DecodedPatches:
+        """Takes of every patch the finer one, of two alike that of the later revision.
+
+        Args:
+            earlier: as `decode` or this method gave it; its arrays may be taken over.
+            later: of the same picture, as `decode` gave it.
+        """
         ...
 
     def paint(self, decoded: DecodedPatches) -> UInt8Array:

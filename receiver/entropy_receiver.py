@@ -12,12 +12,12 @@ from typing import ClassVar, Final, Protocol
 
 import numpy as np
 
-from receiver.contract import ArrivedPatches, DecodedPatches, Layout, Piece
+from receiver.contract import ArrivedPatches, DecodedPatches, Layout, Piece, overlaid
 from receiver.whole_bodies import whole_body
-from shared.arrays import Int16Array, UInt8Array
+from shared.arrays import BoolArray, Int16Array, Int64Array, UInt8Array
 from shared.codec.entropy.background import GREY
 from shared.codec.entropy.codec import EntropyCodec, Scene, beginning, patches_in
-from shared.codec.entropy.levels import EXACT, LEVELS, QUALITY_SKIPPED, SKIPPED, sending_order
+from shared.codec.entropy.levels import EXACT, LEVELS, QUALITY_EXACT, QUALITY_SKIPPED, SKIPPED, sending_order
 from shared.codec.registry import ENTROPY, CodecEntry
 from shared.entropy_level_map import decode as decode_level_map
 from shared.entropy_level_map import encode as encode_level_map
@@ -78,6 +78,10 @@ class EntropyReceiver:
             raise StreamError("level map is damaged")
         return decode_level_map(header.level_map[_QUANTISER_BYTES:], header.grid)
 
+    def order(self, levels: UInt8Array, grid: PatchGrid) -> Int64Array:
+        """By level, highest first, along a curve within a level."""
+        return sending_order(levels, grid)
+
     def pieces(self, layout: Layout, position: int, body: bytes) -> list[Piece]:
         """The body as it is."""
         return whole_body(layout, position, body, patches_in(body))
@@ -101,6 +105,14 @@ class EntropyReceiver:
         levels = np.where(qualities == QUALITY_SKIPPED, SKIPPED, planned).astype(np.uint8)
         return DecodedEntropy(self, header, patches, levels, qualities, colours)
 
+    def merge(self, earlier: DecodedPatches, later: DecodedPatches) -> DecodedPatches:
+        """The finer quantiser counts; each revision has its own."""
+        assert isinstance(earlier, DecodedEntropy)
+        assert isinstance(later, DecodedEntropy)
+        finer = _at_least_as_fine(later.qualities, earlier.qualities)
+        earlier.qualities[finer] = later.qualities[finer]
+        return overlaid(earlier, later, finer)
+
     def paint(self, decoded: DecodedPatches) -> UInt8Array:
         """Restores what `decode` gave."""
         assert isinstance(decoded, DecodedEntropy)
@@ -122,3 +134,10 @@ class EntropyReceiver:
         patches, levels = np.zeros((count, PATCH_SIZE, PATCH_SIZE, 3), np.uint8), np.zeros(count, np.uint8)
         qualities, colours = np.full(count, QUALITY_SKIPPED, np.int16), np.full((count, 3), GREY, np.uint8)
         return DecodedEntropy(self, header, patches, levels, qualities, colours)
+
+
+def _at_least_as_fine(qualities: Int16Array, others: Int16Array) -> BoolArray:
+    """Where something is there that is no coarser than the others; qualities as of `qualities_of`."""
+    exact, there = qualities == QUALITY_EXACT, qualities != QUALITY_SKIPPED
+    finer = (others == QUALITY_SKIPPED) | ((others != QUALITY_EXACT) & (qualities <= others))
+    return np.asarray(exact | (there & finer))

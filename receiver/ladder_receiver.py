@@ -12,8 +12,8 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
-from receiver.contract import ArrivedPatches, DecodedPatches, Layout, Piece
-from shared.arrays import UInt8Array
+from receiver.contract import ArrivedPatches, DecodedPatches, Layout, Piece, overlaid
+from shared.arrays import Int64Array, UInt8Array
 from shared.codec.contract import PatchCodec
 from shared.codec.identity import stream_weights_hash
 from shared.codec.ladder_order import sending_order
@@ -62,6 +62,10 @@ class LadderReceiver:
         """See the contract."""
         return decode_level_map(header.level_map, header.level_map_table, header.grid)
 
+    def order(self, levels: UInt8Array, grid: PatchGrid) -> Int64Array:  # noqa: ARG002 - see the contract
+        """By level, highest first, in raster order within a level."""
+        return sending_order(levels)
+
     def pieces(self, layout: Layout, position: int, body: bytes) -> list[Piece]:
         """Cuts a body where the sending order goes on to a lower level; each piece is of one level."""
         if not body or position >= layout.expected:
@@ -89,6 +93,11 @@ class LadderReceiver:
                 patches[numbers] = self.codec.decode(level, joined.reshape(-1, LEVEL_BYTES[level]))
                 levels[numbers] = level
         return DecodedPatches(self, arrived.header, patches, levels)
+
+    def merge(self, earlier: DecodedPatches, later: DecodedPatches) -> DecodedPatches:
+        """The higher level is the finer one."""
+        finer = (later.levels > SKIPPED) & (later.levels >= earlier.levels)
+        return overlaid(earlier, later, finer)
 
     def paint(self, decoded: DecodedPatches) -> UInt8Array:
         """Restores the patches over the sketch."""

@@ -74,7 +74,7 @@ class PictureMaker:
 
     async def _painted(self, entry: Entry, arrived: ArrivedPatches) -> "_Painted":
         painted = await self._in_thread(self._paint, arrived)
-        entry.assembly.unreadable_patches = painted.unreadable_patches
+        entry.assembly.decoded(painted.version, painted.unreadable_patches)
         return painted
 
     async def _finish(self, entry: Entry, painted: "asyncio.Task[_Painted]") -> Picture:

@@ -81,6 +81,7 @@ def sent(
     fragment_bytes: int = 20,
     levels: UInt8Array | None = None,
     sketch: bytes = b"",
+    revision: int = 0,
 ) -> Sent:
     """Random patches of a picture of (width, height), at random levels unless given."""
     grid = PatchGrid(*size)
@@ -95,16 +96,18 @@ def sent(
     table, level_map = encode_level_map(levels, grid)
     section = StreamHeader(LADDER_CODEC, WEIGHTS, grid, sketch, level_map, table).to_bytes()
     header = [
-        Packet(PacketKind.HEADER, transmission_id, at, section[at : at + fragment_bytes]).to_bytes()
+        Packet(PacketKind.HEADER, transmission_id, at, section[at : at + fragment_bytes], revision).to_bytes()
         for at in range(0, len(section), fragment_bytes)
     ]
-    return Sent(grid, levels, header, _packed(transmission_id, payloads, levels, packet_bytes), join(patches, grid))
+    runs = packet_runs(np.bincount(levels, minlength=len(LEVEL_BYTES)), packet_bytes)
+    packed = _packed(transmission_id, revision, payloads, runs)
+    return Sent(grid, levels, header, packed, join(patches, grid))
 
 
-def _packed(transmission_id: int, payloads: list[UInt8Array], levels: UInt8Array, packet_bytes: int) -> list[bytes]:
+def _packed(transmission_id: int, revision: int, payloads: list[UInt8Array], runs: list[int]) -> list[bytes]:
     packets, first = [], 0
-    for run in packet_runs(np.bincount(levels, minlength=len(LEVEL_BYTES)), packet_bytes):
+    for run in runs:
         body = b"".join(payload.tobytes() for payload in payloads[first : first + run])
-        packets.append(Packet(PacketKind.PATCHES, transmission_id, first, body).to_bytes())
+        packets.append(Packet(PacketKind.PATCHES, transmission_id, first, body, revision).to_bytes())
         first += run
     return packets

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
 from receiver.assembly import Arrival, Assembly
-from receiver.contract import ArrivedPatches, DecodedPatches, Layout, Piece, by_number
+from receiver.contract import ArrivedPatches, DecodedPatches, Layout, Piece, by_number, overlaid
 from receiver.ingest import StreamIngest
 from receiver.metrics import ReceiverMetrics
 from receiver.pictures import PictureMaker
@@ -45,9 +45,15 @@ class Runs:
     def usable(self, layout: Layout, position: int, body: bytes) -> bytes:
         return b""
 
+    def order(self, levels: UInt8Array, grid: PatchGrid) -> np.ndarray:
+        return np.argsort(-levels.astype(int), kind="stable")[: np.count_nonzero(levels)]
+
+    def merge(self, earlier: DecodedPatches, later: DecodedPatches) -> DecodedPatches:
+        return overlaid(earlier, later, (later.levels > 0) & (later.levels >= earlier.levels))
+
     def decode(self, arrived: ArrivedPatches) -> DecodedPatches:
         planned = arrived.layout.levels
-        order = np.argsort(-planned.astype(int), kind="stable")
+        order = self.order(planned, GRID)
         patches, levels = np.zeros((GRID.count, 8, 8, 3), np.uint8), np.zeros(GRID.count, np.uint8)
         for piece in arrived.pieces:
             if bright := piece.payload[2]:
