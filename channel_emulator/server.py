@@ -22,13 +22,6 @@ SERVICE_NAME = channel_pb2.DESCRIPTOR.services_by_name["ChannelService"].full_na
 
 _Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
-# A receiver that comes back is found soon, however long it was away (the default backs off to two minutes).
-_RECONNECT_OPTIONS = (
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 1_000),
-    ("grpc.max_reconnect_backoff_ms", 1_000),
-)
-
 
 def channel_service(config: ChannelConfig) -> Register:
     """The registration of a channel emulator, for `shared.service.running`."""
@@ -37,8 +30,7 @@ def channel_service(config: ChannelConfig) -> Register:
     async def register(server: grpc.aio.Server, registry: CollectorRegistry) -> AsyncIterator[Sequence[str]]:
         forward, backward = LinkDriver(config.link), LinkDriver(config.backward, "backward")
         registry.register(LinkCollector(forward.link, backward.link))
-        options = (*LINK_OPTIONS, *_RECONNECT_OPTIONS)
-        async with Connection(config.receiver, config.access, options) as receiver:
+        async with Connection(config.receiver, config.access, LINK_OPTIONS) as receiver:
             servicer = ChannelServicer(forward, backward, receiver, config.connect_timeout_s)
             channel_pb2_grpc.add_ChannelServiceServicer_to_server(servicer, server)
             yield (SERVICE_NAME,)

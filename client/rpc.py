@@ -8,6 +8,7 @@ import grpc
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+from shared.connections import RECONNECT_OPTIONS
 from shared.errors import BusyError, InvalidInputError, MmscError, UnauthenticatedError, UnavailableError
 from shared.rpc_errors import from_rpc
 from shared.tls import Access
@@ -53,7 +54,7 @@ def connect(address: str, access: Access, options: tuple[tuple[str, Any], ...] =
         InvalidInputError: a file cannot be used, or the token would cross a network in the clear.
     """
     credentials, metadata = access.credentials(), access.metadata(address)
-    options = (*options, *access.options())
+    options = (*RECONNECT_OPTIONS, *options, *access.options())
     if credentials is None:
         channel = grpc.insecure_channel(address, options=options)
     else:
