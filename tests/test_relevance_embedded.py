@@ -4,13 +4,15 @@ from functools import lru_cache
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage import data
 
 from shared.errors import InvalidInputError
 from transmitter.relevance import load_embedded
-from transmitter.relevance.embedded import to_input
+from transmitter.relevance.looks import NEAR_SIDE, look, score, to_input
+from transmitter.relevance.weights import load
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +96,7 @@ def test_same_input_gives_the_same_map(extractor):
     ],
 )
 def test_network_sees_multiples_of_32(size, shape):
-    assert to_input(np.zeros((*size, 3), np.uint8)).shape[2:] == shape
+    assert to_input(np.zeros((*size, 3), np.uint8), NEAR_SIDE).shape[2:] == shape
 
 
 CAT = (slice(80, 250), slice(120, 330))
@@ -155,3 +157,33 @@ def test_empty_query_finds_what_is_salient(answer):
 @pytest.mark.parametrize("query", ["The CAT", "cats", "Where is the cat?"])
 def test_articles_plurals_and_questions_change_little(answer, query):
     assert np.abs(answer("chelsea", query).map - answer("chelsea", "cat").map).mean() < 0.1
+
+
+def test_a_mirrored_picture_gets_about_the_mirrored_scores():
+    """The far look is mirrored on the way in and turned back on the way out; were it not, it would blur both."""
+    model = load()
+    image = np.asarray(data.chelsea())[:288, :448]
+    phrases = model.tower.encode(("cat",))
+    with torch.inference_mode():
+        straight, turned = (
+            score(model.network, look(model.network, each, torch.device("cpu")), phrases)[0]
+            for each in (image, np.ascontiguousarray(image[:, ::-1]))
+        )
+    alike, crossed = (_correlation(straight, other) for other in (turned.flip(1), turned))
+    assert alike > 0.97 > crossed
+
+
+def test_the_far_look_has_a_part_in_the_scores():
+    model = load()
+    image = np.asarray(data.chelsea())[:288, :448]
+    phrases = model.tower.encode(("cat",))
+    with torch.inference_mode():
+        looks = look(model.network, image, torch.device("cpu"))
+        both, near = score(model.network, looks, phrases), model.network.logits(looks.near, phrases)[0]
+    assert looks.far.shape[2] < looks.near.shape[2]
+    assert both.shape == near.shape
+    assert not torch.equal(both, near)
+
+
+def _correlation(one, other):
+    return float(torch.corrcoef(torch.stack([one.ravel(), other.ravel()]))[0, 1])

@@ -11,9 +11,10 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor
 from torch.nn import functional
 
-from shared.arrays import BoolArray, Float32Array
+from shared.arrays import BoolArray, Float32Array, UInt8Array
 from training.relevance.photos import CATEGORIES, COLUMNS, HEIGHT, ROWS, WIDTH, Crop, Photo
-from transmitter.relevance.embedded import peak, to_input
+from transmitter.relevance.embedded import peak
+from transmitter.relevance.looks import look, score
 from transmitter.relevance.network import RelevanceNetwork
 from transmitter.relevance.text_tower import TextTower
 
@@ -27,8 +28,8 @@ _ASPECT: Final = WIDTH / HEIGHT
 class HeldOut:
     """One photo that is never trained on."""
 
-    picture: Tensor
-    """(1, 3, h, w), -1 to 1, of the size at which the extractor looks at it."""
+    pixels: UInt8Array
+    """(height, width, 3) RGB, as the extractor would be given it."""
 
     shares: Float32Array
     """(80, patches): share of each category in each patch, 0 to 1."""
@@ -53,14 +54,14 @@ def _middle(photo: Photo) -> HeldOut:
     shares = np.zeros((len(CATEGORIES), WIDTH * HEIGHT // 64), np.float32)
     for name, mask in photo.masks.items():
         shares[CATEGORIES.index(name)] = crop.grid(mask).ravel()
-    return HeldOut(to_input(pixels), shares)
+    return HeldOut(pixels, shares)
 
 
 @torch.no_grad()
 def answers(network: RelevanceNetwork, tower: TextTower, anything: Tensor, photo: HeldOut) -> Tensor:
     """(81, rows, columns) logits of all categories and, last, of the empty query, on the network's own grid."""
     phrases = torch.cat([tower.encode(CATEGORIES), functional.normalize(anything, dim=0)[None]])
-    return network.logits(network(photo.picture), phrases)[0]
+    return score(network, look(network, photo.pixels, torch.device("cpu")), phrases)
 
 
 def _on_patches(logits: Tensor) -> Float32Array:
