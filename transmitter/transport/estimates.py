@@ -1,0 +1,276 @@
+"""What is believed of the link: rate, losses and round trip, each from its own evidence, all forgetting slowly."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from transmitter.transport.contract import LinkEstimate
+
+MIN_RATE_BPS: Final = 8.0
+"""A rate is believed to be at least this; nothing divides by less."""
+
+PRIOR_LOST: Final = 0.2
+PRIOR_ARRIVED: Final = 3.8
+"""Beta prior of the loss rate, in packets: 5 % expected, in one case of ten more than a seventh."""
+
+_NORMAL_90: Final = 1.2816
+_MEMORY_S: Final = 0.7  # time constant of the rate
+_CHUNK_S: Final = 0.1  # over which the spread of the rate is taken
+_SPREAD_MEMORY: Final = 10.0  # chunks
+_LOSS_MEMORY: Final = 2_000.0  # packets
+
+
+class RateMeter:
+    """The rate at which the link carries what waits for it: bytes over busy seconds, older ones counting less.
+
+    Args:
+        rate_bps: what is believed at first.
+        spread: its standard deviation over its mean.
+        weight_s: for how many busy seconds that stands.
+    """
+
+    def __init__(self, rate_bps: float, spread: float, weight_s: float) -> None:
+        self._bits, self._seconds = rate_bps * weight_s, weight_s
+        self._spread2, self._chunks = spread**2, 1.0
+        self._chunk_bits = self._chunk_s = 0.0
+        self.busy_s = 0.0
+        """How long it was watched."""
+
+    @property
+    def rate_bps(self) -> float:
+        """Bits per second, by what is complete."""
+        return max(self._bits / self._seconds, MIN_RATE_BPS)
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation of the rate over tenths of a second, over its mean."""
+        return math.sqrt(self._spread2)
+
+    def rate_with(self, waiting_s: float) -> float:
+        """Bits per second, if nothing has come for some time and now would."""
+        usual_s = 2 * 8 * 1_200 / self.rate_bps
+        if waiting_s <= usual_s:
+            return self.rate_bps
+        return max(self._bits / (self._seconds + waiting_s), MIN_RATE_BPS)
+
+    def saw(self, size: int, seconds: float) -> None:
+        """So many bytes were carried in so many seconds, with more waiting all the time."""
+        if seconds <= 0:
+            return
+        fade = math.exp(-seconds / _MEMORY_S)
+        self._bits = self._bits * fade + 8 * size
+        self._seconds = self._seconds * fade + seconds
+        self.busy_s += seconds
+        self._chunk_bits += 8 * size
+        self._chunk_s += seconds
+        if self._chunk_s >= _CHUNK_S:
+            self._end_chunk()
+
+    def saw_at_least(self, size: int, seconds: float) -> None:
+        """So many bytes were carried although more could have been."""
+        if seconds > 0 and 8 * size / seconds > self.rate_bps:
+            self.saw(size, seconds)
+
+    def saw_arrive(self, size: int, came_s: float, went_s: float, *, sole: bool) -> None:
+        """So many bytes arrived within some time after they were handed over within another.
+
+        Args:
+            size: bytes, lost ones included.
+            came_s: seconds between arrivals, more than 0.
+            went_s: seconds between handing over; where they are more, it was not the link that took the time.
+            sole: whether nothing else tells of the rate.
+        """
+        if went_s > came_s:
+            self.saw_at_least(size, went_s)
+        elif sole:
+            self.saw(size, came_s)
+
+    def _end_chunk(self) -> None:
+        off = self._chunk_bits / self._chunk_s / self.rate_bps - 1
+        # A long chunk averages over more.
+        weight = self._chunk_s / _CHUNK_S
+        self._chunks = min(self._chunks + 1, _SPREAD_MEMORY)
+        self._spread2 += (min(off * off * weight, 4.0) - self._spread2) / self._chunks
+        self._chunk_bits = self._chunk_s = 0.0
+
+
+class LossMeter:
+    """Share of lost packets, as a Beta distribution, and how they cluster."""
+
+    def __init__(self, lost: float = PRIOR_LOST, arrived: float = PRIOR_ARRIVED, burst_packets: float = 1.0) -> None:
+        self._lost, self._arrived = lost, arrived
+        self._bursts = max(lost, 1.0) / burst_packets
+        self._in_bursts = max(lost, 1.0)
+        self._last_lost = -2
+        self.packets = 0
+        """Whose fate was seen."""
+        self.lost_packets = 0
+        self.bursts = 0
+
+    @property
+    def loss_rate(self) -> float:
+        """Expected share."""
+        return self._lost / (self._lost + self._arrived)
+
+    @property
+    def loss_at_most(self) -> float:
+        """Exceeded in one case of ten."""
+        return upper_bound(self._lost, self._arrived, self.burst_packets)
+
+    @property
+    def burst_packets(self) -> float:
+        """Mean length of a row of lost packets."""
+        return max(self._in_bursts / self._bursts, 1.0)
+
+    def saw(self, arrived: int, lost_orders: Iterable[int]) -> None:
+        """Takes fates.
+
+        Args:
+            arrived: number of packets that did.
+            lost_orders: of those that did not, by the order of handing over, rising.
+        """
+        for order in lost_orders:
+            self.lost_packets += 1
+            self._in_bursts += 1
+            self._lost += 1
+            if order != self._last_lost + 1:
+                self._bursts += 1
+                self.bursts += 1
+            self._last_lost = order
+            self.packets += 1
+        self._arrived += arrived
+        self.packets += arrived
+        total = self._lost + self._arrived
+        if total > _LOSS_MEMORY:
+            self._lost *= _LOSS_MEMORY / total
+            self._arrived *= _LOSS_MEMORY / total
+
+    def were_not_lost(self, packets: int) -> None:
+        """So many packets that were taken for lost have arrived."""
+        self.lost_packets = max(self.lost_packets - packets, 0)
+        self._lost = max(self._lost - packets, PRIOR_LOST)
+        self._arrived += packets
+
+
+def upper_bound(lost: float, arrived: float, burst_packets: float = 1.0) -> float:
+    """The 90 % point of a loss rate, by Wilson and Hilferty's gamma distribution.
+
+    Args:
+        lost: packets, with those of the prior.
+        arrived: likewise.
+        burst_packets: mean length of a row of losses, which together count as so many fewer cases.
+    """
+    cases = lost / burst_packets
+    root = 1 - 1 / (9 * cases) + _NORMAL_90 / (3 * math.sqrt(cases))
+    return min(max(cases * root**3, cases) * burst_packets / (lost + arrived), 1.0)
+
+
+class RoundTrip:
+    """Least time from handing over to hearing of it, and the offset of the receiver's clock.
+
+    Args:
+        round_trip_s: what is believed at first.
+        sure: whether that was measured rather than claimed.
+    """
+
+    def __init__(self, round_trip_s: float, *, sure: bool = False) -> None:
+        self._first_s = round_trip_s
+        self._least_s = round_trip_s if sure else math.inf
+        self.smoothed_s = round_trip_s
+        """Mean of late, with the queue."""
+        self.deviation_s = round_trip_s / 4
+        self.offset_s: float | None = None
+        """Least of the receiver's clock at an arrival over ours at handing over."""
+
+    @property
+    def least_s(self) -> float:
+        """Without the queue."""
+        return self._least_s if self._least_s < math.inf else self._first_s
+
+    def saw(self, seconds: float) -> None:
+        """A packet took so long until it was heard of, less what the receiver waited."""
+        seconds = max(seconds, 1e-6)
+        self._least_s = min(seconds, self._least_s)
+        self.deviation_s += (abs(seconds - self.smoothed_s) - self.deviation_s) / 4
+        self.smoothed_s += (seconds - self.smoothed_s) / 8
+
+    def saw_offset(self, seconds: float) -> None:
+        """The receiver's clock was ahead of ours by so much and the delay."""
+        self.offset_s = seconds if self.offset_s is None else min(self.offset_s, seconds)
+
+    def begin_again(self) -> None:
+        """The receiver may have another clock."""
+        self.offset_s = None
+
+
+@dataclass(frozen=True)
+class LinkEvidence:
+    """What one transmission learnt of the link, for those after it."""
+
+    rate_bps: float
+    rate_spread: float
+    busy_s: float
+    """For how long the rate was watched."""
+    packets: int
+    """Whose fate was seen."""
+    lost_packets: int
+    bursts: int
+    """Rows of lost packets."""
+    round_trip_s: float | None
+    """The least; None if none was measured."""
+
+
+@dataclass
+class Meters:
+    """The three together."""
+
+    rate: RateMeter
+    loss: LossMeter
+    round_trip: RoundTrip
+    measured_round_trip: bool = False
+
+    @classmethod
+    def of(cls, link: LinkEstimate) -> "Meters":
+        """Beginning with what is believed."""
+        rate = RateMeter(max(link.rate_bps, MIN_RATE_BPS), link.rate_spread, _weight_s(link))
+        lost, arrived = _beta(link)
+        return cls(rate, LossMeter(lost, arrived, link.burst_packets), RoundTrip(link.round_trip_s))
+
+    def estimate(self, waiting_s: float = 0.0) -> LinkEstimate:
+        """What they say, if the link has been busy for some time without a packet departing."""
+        loss, rate = self.loss, self.rate
+        return LinkEstimate(
+            rate.rate_with(waiting_s),
+            rate.spread,
+            loss.loss_rate,
+            loss.loss_at_most,
+            loss.burst_packets,
+            self.round_trip.least_s,
+        )
+
+    def evidence(self) -> LinkEvidence:
+        """What was seen rather than believed."""
+        loss, rate = self.loss, self.rate
+        round_trip_s = self.round_trip.least_s if self.measured_round_trip else None
+        return LinkEvidence(
+            rate.rate_bps, rate.spread, rate.busy_s, loss.packets, loss.lost_packets, loss.bursts, round_trip_s
+        )
+
+
+def _weight_s(link: LinkEstimate) -> float:
+    """For how many seconds a believed rate stands: shorter where it moves a lot."""
+    return min(max(0.02 / max(link.rate_spread, 0.01) ** 2, 0.05), 0.5)
+
+
+def _beta(link: LinkEstimate) -> tuple[float, float]:
+    """(lost, arrived) of the Beta distribution with about this mean and 90 % point."""
+    mean = min(max(link.loss_rate, 1e-5), 0.99)
+    low, high = PRIOR_LOST + PRIOR_ARRIVED, _LOSS_MEMORY
+    for _ in range(30):
+        total = math.sqrt(low * high)
+        if upper_bound(mean * total, (1 - mean) * total, link.burst_packets) > link.loss_at_most:
+            low = total
+        else:
+            high = total
+    return mean * low, (1 - mean) * low

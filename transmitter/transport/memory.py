@@ -1,0 +1,91 @@
+"""What a transmitter remembers of the channel from one transmission to the next, fading with time."""
+
+import math
+from typing import Final
+
+from transmitter.transport.contract import LinkEstimate
+from transmitter.transport.estimates import MIN_RATE_BPS, PRIOR_ARRIVED, PRIOR_LOST, LinkEvidence, upper_bound
+
+RATE_HALF_LIFE_S: Final = 30.0
+LOSS_HALF_LIFE_S: Final = 600.0
+ROUND_TRIP_LIFE_S: Final = 600.0
+
+_CLAIM_S: Final = 0.3  # for how many busy seconds a claimed rate stands
+_CLAIM_SPREAD: Final = 0.3
+_MOST_S: Final = 3.0  # busy seconds that are remembered at most
+_MOST_PACKETS: Final = 2_000.0
+
+
+class LinkMemory:
+    """Rate, losses and round trip, learnt by transmissions that ended; belongs to one channel."""
+
+    def __init__(self) -> None:
+        self._rate_bits = self._rate_s = self._spread2_s = 0.0
+        self._rate_at_s = self._loss_at_s = self._round_trip_at_s = -math.inf
+        self._packets = self._lost = self._bursts = 0.0
+        self._round_trip_s = math.inf
+
+    def estimate(self, claim_rate_bps: float, claim_propagation_s: float, now: float) -> LinkEstimate:
+        """What the next transmission may believe.
+
+        Args:
+            claim_rate_bps: bits per second that the link says it carries.
+            claim_propagation_s: one-way delay that it says it has.
+            now: on the clock of `learn`.
+        """
+        kept = _kept(now - self._rate_at_s, RATE_HALF_LIFE_S)
+        seconds = self._rate_s * kept + _CLAIM_S
+        rate_bps = (self._rate_bits * kept + claim_rate_bps * _CLAIM_S) / seconds
+        spread2 = (self._spread2_s * kept + _CLAIM_SPREAD**2 * _CLAIM_S) / seconds
+        return LinkEstimate(
+            max(rate_bps, MIN_RATE_BPS),
+            math.sqrt(spread2),
+            *self._losses(now),
+            self._round_trip(claim_propagation_s, now),
+        )
+
+    def learn(self, evidence: LinkEvidence, now: float) -> None:
+        """Takes what a transmission saw when it ended."""
+        self._learn_rate(evidence, now)
+        if evidence.packets:
+            self._learn_losses(evidence, now)
+        if evidence.round_trip_s is not None:
+            fresh = now - self._round_trip_at_s > ROUND_TRIP_LIFE_S
+            self._round_trip_s = evidence.round_trip_s if fresh else min(self._round_trip_s, evidence.round_trip_s)
+            self._round_trip_at_s = now if fresh else self._round_trip_at_s
+
+    def _learn_rate(self, evidence: LinkEvidence, now: float) -> None:
+        new_s = min(evidence.busy_s, _MOST_S)
+        kept = _kept(now - self._rate_at_s, RATE_HALF_LIFE_S)
+        if self._rate_s:
+            kept *= min(1.0, max(_MOST_S - new_s, 0.0) / self._rate_s)
+        self._rate_s = self._rate_s * kept + new_s
+        self._rate_bits = self._rate_bits * kept + evidence.rate_bps * new_s
+        self._spread2_s = self._spread2_s * kept + evidence.rate_spread**2 * new_s
+        self._rate_at_s = now
+
+    def _learn_losses(self, evidence: LinkEvidence, now: float) -> None:
+        kept = _kept(now - self._loss_at_s, LOSS_HALF_LIFE_S)
+        kept *= min(1.0, max(_MOST_PACKETS - evidence.packets, 0.0) / max(self._packets, 1.0))
+        self._packets = self._packets * kept + evidence.packets
+        self._lost = self._lost * kept + evidence.lost_packets
+        self._bursts = self._bursts * kept + evidence.bursts
+        self._loss_at_s = now
+
+    def _losses(self, now: float) -> tuple[float, float, float]:
+        """Expected, at most, mean length of a row."""
+        kept = _kept(now - self._loss_at_s, LOSS_HALF_LIFE_S)
+        lost = self._lost * kept + PRIOR_LOST
+        arrived = (self._packets - self._lost) * kept + PRIOR_ARRIVED
+        burst = (self._lost * kept + 1) / (self._bursts * kept + 1)
+        return lost / (lost + arrived), upper_bound(lost, arrived, burst), max(burst, 1.0)
+
+    def _round_trip(self, claim_propagation_s: float, now: float) -> float:
+        if now - self._round_trip_at_s > 2 * ROUND_TRIP_LIFE_S:
+            return 2 * claim_propagation_s
+        return self._round_trip_s
+
+
+def _kept(elapsed_s: float, half_life_s: float) -> float:
+    """Share of old evidence that still counts."""
+    return 0.0 if elapsed_s == math.inf else 0.5 ** (max(elapsed_s, 0.0) / half_life_s)

@@ -1,0 +1,152 @@
+"""The rules of sending: how much at first, how much at a time, what is held back, when a new plan is worth having."""
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+from shared.packets import PACKET_HEADER_BYTES
+from transmitter.transport.contract import LinkEstimate, SenderSettings
+
+POLL_BYTES: Final = PACKET_HEADER_BYTES
+"""A POLL has no body."""
+
+POLL_SPARE_BYTES: Final = 3 * POLL_BYTES
+"""Kept for asking."""
+
+QUEUE_S: Final = 0.05
+"""What waits in the channel's queue, so that the link does not idle while nobody looks."""
+
+FEEDBACK_S: Final = 0.25
+"""A receiver that gets packets is never silent for longer."""
+
+NO_HEADER: Final = 1e-3
+"""How often a transmission may end without its header."""
+
+MAX_COPIES: Final = 4
+"""Of a header before anything is known."""
+
+_WINDOW_SPARE_S: Final = FEEDBACK_S + 0.05
+_WINDOW_PACKETS: Final = 4
+_CAUTION: Final = 0.3  # a plan is made for so many standard deviations below the mean rate
+_MARGIN_S: Final = 0.005  # of the last packet before the deadline
+
+
+def first_budget(settings: SenderSettings, link: LinkEstimate, now: float) -> int:
+    """Bytes that the first plan may take.
+
+    Args:
+        settings: of the transmission.
+        link: what is believed of the link.
+        now: when sending begins.
+
+    Returns:
+        At most `settings.budget_bytes`, at least 0. Without closed loop nothing is kept for repair.
+    """
+    budget = settings.budget_bytes
+    if settings.closed_loop and expects_loss(link, budget / settings.packet_bytes):
+        budget = int(budget * (1 - link.loss_rate)) - POLL_SPARE_BYTES
+    if settings.deadline_s is not None:
+        caution = 1.0 - link.loss_rate if settings.closed_loop else 1.0
+        budget = min(budget, int(carried_bytes(settings, link, now, cautious=settings.closed_loop) * caution))
+    return max(budget, 0)
+
+
+def carried_bytes(settings: SenderSettings, link: LinkEstimate, now: float, *, cautious: bool) -> float:
+    """What the link brings there by the deadline, infinity without one.
+
+    Args:
+        settings: of the transmission.
+        link: what is believed of it.
+        now: from when on.
+        cautious: somewhat less than expected.
+    """
+    if settings.deadline_s is None:
+        return math.inf
+    rate_bps = link.rate_bps * (1 - _CAUTION * min(link.rate_spread, 1.0) if cautious else 1.0)
+    return max(settings.deadline_s - now - one_way_s(link), 0.0) * rate_bps / 8
+
+
+def one_way_s(link: LinkEstimate) -> float:
+    """Seconds from departure to arrival."""
+    return link.round_trip_s / 2
+
+
+def expects_loss(link: LinkEstimate, packets: float) -> bool:
+    """Whether of so many packets one may well get lost."""
+    return link.loss_at_most * packets >= 1
+
+
+def window_bytes(link: LinkEstimate, packet_bytes: int) -> float:
+    """What may be under way, arrived but not yet heard of included."""
+    carried = link.rate_bps / 8 * (link.round_trip_s + _WINDOW_SPARE_S)
+    return max(carried, _WINDOW_PACKETS * packet_bytes)
+
+
+def queue_bytes(link: LinkEstimate) -> float:
+    """With more than this waiting in the channel's queue, nothing is handed over."""
+    return link.rate_bps / 8 * QUEUE_S
+
+
+def in_time(settings: SenderSettings, link: LinkEstimate, waiting_bytes: float, now: float) -> bool:
+    """Whether what waits will have arrived by the deadline, even if the rate is somewhat lower than believed."""
+    if settings.deadline_s is None:
+        return True
+    slow_bps = link.rate_bps / (1 + min(link.rate_spread, 1.0))
+    return now + 8 * waiting_bytes / slow_bps + one_way_s(link) + _MARGIN_S <= settings.deadline_s
+
+
+def rounds_left(settings: SenderSettings, link: LinkEstimate, now: float) -> float:
+    """How often something can still be sent, found lost, and sent again."""
+    if settings.deadline_s is None:
+        return math.inf
+    return max((settings.deadline_s - now - one_way_s(link)) / (link.round_trip_s + QUEUE_S), 0.0)
+
+
+def sends_needed(loss_rate: float, failure: float) -> int:
+    """How many copies make it so improbable that none arrives."""
+    if loss_rate <= failure:
+        return 1
+    return math.ceil(math.log(failure) / math.log(min(loss_rate, 0.9)) - 1e-9)
+
+
+def header_copies(settings: SenderSettings, link: LinkEstimate, now: float) -> int:
+    """How many copies of the header to send before anything is known."""
+    if settings.deadline_s is None:
+        return 1
+    rounds = max(math.floor(rounds_left(settings, link, now)), 1)
+    return min(math.ceil(sends_needed(link.loss_at_most, NO_HEADER) / rounds), MAX_COPIES)
+
+
+@dataclass(frozen=True)
+class Prospect:
+    """How what is to be sent compares with what can be sent, when a new plan comes and until then."""
+
+    open_bytes: float
+    """To be sent, for the first time or again."""
+    affordable_bytes: float
+    """That bytes and time allow for, losses taken off."""
+    committed_bytes: float
+    """Of the open ones, those that go before the new plan comes."""
+    later_bytes: float
+    """That bytes and time allow for once it is there."""
+    served_bytes: float
+    """There or on their way."""
+    header_bytes: float
+    """What the new plan's header takes, at a guess."""
+
+    def worthwhile(self, *, hurry: bool) -> bool:
+        """Whether a new plan is worth having.
+
+        Args:
+            hurry: whether time decides rather than bytes: its forecasts are less sure.
+        """
+        if self.later_bytes < max(4 * self.header_bytes, 300):
+            return False
+        slack = 0.15 if hurry else 0.05
+        rest = self.open_bytes - self.committed_bytes
+        total = self.open_bytes + self.served_bytes
+        if rest > self.later_bytes:
+            return rest > (1 + 2 * slack) * self.later_bytes and rest - self.later_bytes > slack / 2 * total
+        if self.open_bytes > 0.1 * total:
+            return self.later_bytes > (1 + slack) * rest and self.later_bytes - rest > slack * total
+        return self.later_bytes - rest > 0.25 * total
