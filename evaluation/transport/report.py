@@ -1,0 +1,208 @@
+"""Rows to tables and checks."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from statistics import fmean
+from typing import Final
+
+from rich.table import Table
+
+from evaluation.bench.checks import Check
+from evaluation.transport.experiment import Row
+from evaluation.transport.scenarios import LOSS_BARS_DB, LOSS_CASES
+
+RATE_BAR: Final = 1.02
+MET_BAR: Final = 0.99
+ORACLE_BAR: Final = 0.9
+
+_Pick = Callable[[Row], bool]
+
+
+def _closed(row: Row) -> bool:
+    return row.closed_loop
+
+
+def _open(row: Row) -> bool:
+    return not row.closed_loop
+
+
+def _cold(row: Row) -> bool:
+    return row.closed_loop and row.number == 0
+
+
+def _warm(row: Row) -> bool:
+    return row.closed_loop and row.number > 0
+
+
+def _cases(rows: Iterable[Row]) -> list[str]:
+    return list(dict.fromkeys(row.case for row in rows))
+
+
+def of_kind(rows: Iterable[Row], kind: str) -> list[Row]:
+    """The rows of a kind, in an order that does not depend on who was faster."""
+    found = [row for row in rows if row.kind == kind]
+    return sorted(found, key=lambda row: (row.deadline_s or 0, row.budget_bytes, row.photo, row.start_s, row.seed))
+
+
+# ---- time of delivery ------------------------------------------------------------------------------
+
+
+def rate_checks(rows: Sequence[Row]) -> Iterator[Check]:
+    """Time to deliver B bytes over B / rate, and how much of the budget was used."""
+    for case in _cases(rows):
+        for name, pick in (("cold", _cold), ("warm", _warm), ("no feedback", _open)):
+            found = [row for row in rows if row.case == case and pick(row)]
+            ratio = fmean(row.delivery_ratio for row in found)
+            used = fmean(row.sent_bytes / row.budget_bytes for row in found)
+            bar = "" if name == "no feedback" else f"<= {RATE_BAR}"
+            yield Check(f"{case}, {name}: time of delivery over B / rate", ratio, "", bar, ratio <= RATE_BAR)
+            yield Check(f"{case}, {name}: of the budget sent", 100 * used, "%", "", True)
+
+
+# ---- deadlines -------------------------------------------------------------------------------------
+
+
+def possible(rows: Iterable[Row]) -> list[Row]:
+    """Those of which the link could have brought a picture by the deadline."""
+    return [row for row in rows if row.oracle_db is not None]
+
+
+def of_oracle(rows: Iterable[Row]) -> float:
+    """Mean over the transmissions of the region's PSNR at the deadline over that of the oracle."""
+    return fmean(row.masked_db / row.oracle_db for row in rows if row.oracle_db)
+
+
+def _share(rows: Sequence[Row], is_so: Callable[[Row], bool]) -> float:
+    return fmean(is_so(row) for row in rows)
+
+
+def deadline_table(rows: Sequence[Row]) -> Table:
+    """Side by side: with feedback and without, for each trace and deadline."""
+    table = Table(title="Deadlines (first with feedback, then without; only where a picture was possible at all)")
+    names = ("trace", "deadline s", "n", "not possible", "mean bytes", "met %", "picture %", "late bytes", "dB",
+             "oracle dB", "of oracle %", "bytes used %", "plans")  # fmt: skip
+    for name in names:
+        table.add_column(name, justify="left" if name == "trace" else "right")
+    for case in _cases(rows):
+        for deadline_s in sorted({row.deadline_s for row in rows if row.case == case and row.deadline_s}):
+            these = [row for row in rows if row.case == case and row.deadline_s == deadline_s]
+            table.add_row(case, f"{deadline_s:g}", *_deadline_cells(these))
+    return table
+
+
+def _deadline_cells(rows: Sequence[Row]) -> list[str]:
+    sides = [possible(filter(pick, rows)) for pick in (_closed, _open)]
+    listening = sides[0]
+
+    def both(figure: Callable[[Sequence[Row]], float], form: str) -> str:
+        return " / ".join(format(figure(side), form) for side in sides)
+
+    return [
+        str(len(listening)),
+        str(len(list(filter(_closed, rows))) - len(listening)),
+        f"{fmean(row.deliverable_bytes for row in listening):,.0f}",
+        both(lambda side: 100 * _share(side, lambda row: row.met), ".1f"),
+        both(lambda side: 100 * _share(side, lambda row: row.pictured), ".1f"),
+        both(lambda side: fmean(row.late_bytes for row in side), ",.0f"),
+        both(lambda side: fmean(row.masked_db for row in side), ".2f"),
+        f"{fmean(row.oracle_db or 0 for row in listening):.2f}",
+        both(lambda side: 100 * of_oracle(side), ".1f"),
+        both(lambda side: 100 * _used(side), ".0f"),
+        f"{fmean(row.revisions for row in listening):.2f}",
+    ]
+
+
+def _used(rows: Sequence[Row]) -> float:
+    return sum(row.arrived_bytes for row in rows) / sum(row.deliverable_bytes for row in rows)
+
+
+def deadline_checks(rows: Sequence[Row]) -> Iterator[Check]:
+    """For each trace and over all of them."""
+    for case in (*_cases(rows), "all traces"):
+        these = possible(row for row in rows if case in {row.case, "all traces"})
+        closed, without = (list(filter(pick, these)) for pick in (_closed, _open))
+        for name, side in (
+            ("first of its process", list(filter(_cold, these))),
+            ("later", list(filter(_warm, these))),
+            ("in all", closed),
+        ):
+            met, quality = _share(side, lambda row: row.met), of_oracle(side)
+            bars = (f">= {100 * MET_BAR:g}", f">= {100 * ORACLE_BAR:g}") if name == "in all" else ("", "")
+            yield Check(f"{case}: deadlines met, {name}", 100 * met, "%", bars[0], met >= MET_BAR)
+            yield Check(f"{case}: PSNR of the oracle's, {name}", 100 * quality, "%", bars[1], quality >= ORACLE_BAR)
+        missed = [sum(not row.met for row in side) for side in (closed, without)]
+        yield Check(
+            f"{case}: missed of {len(closed)}", missed[0], "", f"< {missed[1]} without feedback", missed[0] < missed[1]
+        )
+        quality_db = [fmean(row.masked_db for row in side) for side in (closed, without)]
+        bar = f"> {quality_db[1]:.2f} without feedback"
+        yield Check(f"{case}: PSNR at the deadline", quality_db[0], "dB", bar, quality_db[0] > quality_db[1])
+
+
+# ---- losses ----------------------------------------------------------------------------------------
+
+
+def lost_db(rows: Iterable[Row]) -> float:
+    """Mean over the transmissions of what the region lost against one plan of all bytes that all arrives."""
+    return fmean(row.oracle_db - row.masked_db for row in rows if row.oracle_db is not None)
+
+
+def loss_table(rows: Sequence[Row]) -> Table:
+    """Side by side: cold, warm, without feedback, for each case and budget."""
+    table = Table(title="Losses (first of its process / later / without feedback); dB lost against no loss")
+    names = ("losses", "budget bytes", "packet", "n", "dB lost", "worst dB lost", "no picture", "budget sent %",
+             "again %", "repair %", "plans", "feedback %")  # fmt: skip
+    for name in names:
+        table.add_column(name, justify="left" if name == "losses" else "right")
+    for case in _cases(rows):
+        for size in sorted({row.budget_bytes for row in rows if row.case == case}):
+            these = [row for row in rows if row.case == case and row.budget_bytes == size]
+            table.add_row(case, f"{size:,}", str(these[0].packet_bytes), *_loss_cells(these))
+    return table
+
+
+def _loss_cells(rows: Sequence[Row]) -> list[str]:
+    sides = [list(filter(pick, rows)) for pick in (_cold, _warm, _open)]
+
+    def each(figure: Callable[[Sequence[Row]], float], form: str, count: int = 3) -> str:
+        return " / ".join(format(figure(side), form) for side in sides[:count])
+
+    def part(name: str) -> str:
+        return each(lambda side: 100 * fmean(getattr(row, name) / row.budget_bytes for row in side), ".1f", 2)
+
+    return [
+        " / ".join(str(len(side)) for side in sides),
+        each(lost_db, ".2f"),
+        each(lambda side: max((row.oracle_db or 0) - row.masked_db for row in side), ".1f"),
+        each(lambda side: sum(not row.pictured for row in side), "d"),
+        each(lambda side: 100 * fmean(row.sent_bytes / row.budget_bytes for row in side), ".1f"),
+        part("again_bytes"),
+        part("repair_bytes"),
+        each(lambda side: fmean(row.revisions for row in side), ".2f", 2),
+        part("feedback_bytes"),
+    ]
+
+
+def loss_checks(rows: Sequence[Row]) -> Iterator[Check]:
+    """For each case, both budgets together, cold and warm apart."""
+    for case in LOSS_CASES:
+        these = [row for row in rows if row.case == case.name]
+        for name, pick in (("first of its process", _cold), ("later", _warm)) if these else ():
+            side, without = (list(filter(each, these)) for each in (pick, _open))
+            lost, gone = lost_db(side), sum(not row.pictured for row in side)
+            limit_db = LOSS_BARS_DB.get(case.rate)
+            bar = "" if limit_db is None else f"<= {limit_db:g} (without feedback {lost_db(without):.2f})"
+            yield Check(f"loss {case.name}, {name}: PSNR lost", lost, "dB", bar, limit_db is None or lost <= limit_db)
+            bar = f"<= 0 (without feedback {sum(not row.pictured for row in without)} of {len(without)})"
+            yield Check(f"loss {case.name}, {name}: no picture, of {len(side)}", gone, "", bar, not gone)
+
+
+def budget_check(rows: Sequence[Row]) -> Check:
+    """Every byte counts."""
+    over = sum(row.sent_bytes > row.budget_bytes for row in rows)
+    return Check(f"transmissions beyond their budget, of {len(rows)}", over, "", "<= 0", not over)
+
+
+def end_check(rows: Sequence[Row]) -> Check:
+    """None hangs."""
+    hung = sum(row.hung for row in rows)
+    return Check(f"transmissions that did not end, of {len(rows)}", hung, "", "<= 0", not hung)

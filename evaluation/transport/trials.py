@@ -1,0 +1,152 @@
+"""One transmission of a photo, from the first plan to the picture, with what it is measured by.
+
+```
+LinkMemory ─► LinkEstimate ─► first_budget ─► plan ─► Sender ─┐
+    ▲                                             Assembly ───┴─► simulate ─► Outcome ─► Trial
+    └──────────────── what was learnt ◄───────────────────────────────┘
+```
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+from channel_emulator.settings import MAX_RATE_BPS, LinkSettings
+from evaluation.transport.photos import AskedPhoto
+from evaluation.transport.receiving import Receiving
+from evaluation.transport.simulation import Course, Outcome, bytes_by, carried_bytes, simulate
+from receiver.contract import ArrivedPatches
+from shared.packets import DEFAULT_PACKET_BYTES
+from transmitter.packing import pack_revision
+from transmitter.planning import Earlier, Plan, PlanRequest
+from transmitter.transport.contract import PackedRevision, RevisionWanted, SenderSettings, SenderStats
+from transmitter.transport.memory import LinkMemory
+from transmitter.transport.sender import Sender, first_budget
+
+REPLAN_S = 0.3
+"""What planning a revision takes of a photo of the paper's size on one core."""
+
+_ID = 7
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is asked of a transmission."""
+
+    budget_bytes: int
+    """Every byte of the sender's counts."""
+    deadline_s: float | None = None
+    """Seconds from its start."""
+    closed_loop: bool = True
+    """False: the first plan is sent as it is."""
+    packet_bytes: int = DEFAULT_PACKET_BYTES
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """What became of it."""
+
+    wish: Wish
+    link: LinkSettings
+    start_s: float
+    """On the clock of the link's model."""
+    first_bytes: int
+    """Of the first plan."""
+    outcome: Outcome
+    stats: SenderStats
+
+    @property
+    def pictured(self) -> bool:
+        """Whether there was a picture at the deadline, or without one in the end."""
+        return self.arrived is not None
+
+    @property
+    def arrived(self) -> ArrivedPatches | None:
+        """What the picture at the deadline, or without one in the end, is made of."""
+        return self.outcome.at_end if self.wish.deadline_s is None else self.outcome.at_deadline
+
+    @property
+    def arrived_bytes(self) -> int:
+        """Bytes that came by the deadline, or without one in the end."""
+        return bytes_by(self.outcome.arrivals, math.inf if self.wish.deadline_s is None else self.wish.deadline_s)
+
+    @property
+    def late_bytes(self) -> int:
+        """Bytes that had not left the link by the deadline: what arrived later than it and the way."""
+        if self.wish.deadline_s is None:
+            return 0
+        arrivals = self.outcome.arrivals
+        return bytes_by(arrivals, math.inf) - bytes_by(arrivals, self.wish.deadline_s + self.link.propagation_s)
+
+    @property
+    def met(self) -> bool:
+        """Whether there was a picture at the deadline, and nothing was on the link after it."""
+        return self.pictured and not self.late_bytes
+
+    @property
+    def delivery_ratio(self) -> float:
+        """Time until all was there, less the propagation, over what the bytes sent take at the claimed rate."""
+        least_s = 8 * self.outcome.sent_bytes / self.link.rate_bps
+        there_s = min(self.outcome.complete_s, self.outcome.last_arrival_s)
+        return (there_s - self.link.propagation_s) / least_s if least_s else 1.0
+
+    @property
+    def deliverable_bytes(self) -> int:
+        """What the link, kept full, would have brought by the deadline."""
+        assert self.wish.deadline_s is not None
+        return carried_bytes(self.link, self.start_s, self.start_s + self.wish.deadline_s)
+
+
+class Session:
+    """A transmitter that sends a photo again and again over one link, and learns what the link is like.
+
+    Args:
+        photo: what is sent.
+        link: the way there; the way back has the same delay and loses as many packets, but carries all at once.
+        replan_s: what planning a revision takes.
+    """
+
+    def __init__(self, photo: AskedPhoto, link: LinkSettings, replan_s: float = REPLAN_S) -> None:
+        self._photo, self._link, self._replan_s = photo, link, replan_s
+        self._memory = LinkMemory()
+
+    def transmit(self, wish: Wish, start_s: float, seed: int) -> Trial:
+        """Sends the photo once.
+
+        Args:
+            wish: what is asked of the transmission.
+            start_s: when it begins, on the clock of the link's model; not before an earlier transmission's end.
+            seed: of the link's losses.
+
+        Raises:
+            BudgetTooSmallError: not even the stream header fits the first plan.
+        """
+        link = replace(self._link, seed=seed)
+        estimate = self._memory.estimate(link.rate_bps, link.propagation_s, start_s)
+        deadline_s = None if wish.deadline_s is None else start_s + wish.deadline_s
+        settings = SenderSettings(wish.budget_bytes, deadline_s, wish.closed_loop, wish.packet_bytes)
+        budget_bytes = first_budget(settings, estimate, start_s)
+        planner = _Planner(self._photo, PlanRequest(budget_bytes, wish.packet_bytes))
+        sender = Sender(planner.first, settings, estimate, _ID, start_s)
+        backward = LinkSettings(MAX_RATE_BPS, link.propagation_s, seed=seed, impairments=link.impairments)
+        course = Course(link, backward, start_s, wish.deadline_s, self._replan_s)
+        outcome = simulate(sender, Receiving(_ID, self._photo.codecs.receivers, start_s), planner, course)
+        self._memory.learn(sender.evidence, start_s + min(outcome.done_s, outcome.end_s))
+        return Trial(wish, link, start_s, budget_bytes, outcome, sender.stats)
+
+
+class _Planner:
+    """Makes the revisions of one transmission."""
+
+    def __init__(self, photo: AskedPhoto, request: PlanRequest) -> None:
+        self._photo = photo
+        self._plans: list[Plan] = [photo.plan(request)]
+        self.first = pack_revision(self._plans[0], _ID, 0)
+
+    def __call__(self, wanted: RevisionWanted) -> PackedRevision | None:
+        request = PlanRequest(wanted.budget_bytes, wanted.packet_bytes)
+        earlier = [Earlier(plan, served) for plan, served in zip(self._plans, wanted.served, strict=True)]
+        plan = self._photo.prepared.replan(self._photo.relevance, request, earlier)
+        if plan is None or not plan.bodies:
+            return None
+        self._plans.append(plan)
+        return pack_revision(plan, _ID, wanted.number)
