@@ -215,7 +215,7 @@ def decode_grey(png: bytes) -> UInt8Array:
 
 def _with_losses(sent: Transmission, received: Reconstruction) -> UInt8Array:
     """The level of each patch that arrived, and LOST for those of any plan of which nothing did."""
-    plans = [decode_grey(event.level_map_png) for event in (sent.plan, *sent.replanned)]
-    planned = np.maximum.reduce(plans)
+    maps = (sent.plan.level_map_png, *(event.level_map_png for event in sent.replanned))
+    planned = np.maximum.reduce([decode_grey(png) for png in maps])
     arrived = decode_grey(received.level_map_png) if received.level_map_png else np.zeros_like(planned)
     return np.where((planned > 0) & (arrived == 0), LOST, arrived).astype(np.uint8)

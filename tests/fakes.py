@@ -1,17 +1,23 @@
 """Stand-ins for what a test does not look at: a codec and an extractor without weights, a channel without a link."""
 
 import asyncio
+import time
 import zlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import grpc
 import numpy as np
+from receiver_fakes import FakeRestorer
 
+from receiver.assembly import Assembly
+from receiver.contract import by_number
+from receiver.ladder_receiver import LadderReceiver
 from shared.codec.contract import EncodedPatches
+from shared.feedback import Feedback
 from shared.levels import LEVEL_BYTES
-from shared.packets import Packet
-from shared.reports import Report, ReportOutcome
+from shared.packets import Packet, PacketKind
 from shared.stubs.mmsc.v1 import channel_pb2, channel_pb2_grpc
 from transmitter.ladder_sender import LadderSender
 from transmitter.relevance.contract import Relevance
@@ -40,6 +46,9 @@ def mean_sender() -> LadderSender:
     return LadderSender(MeanCodec())
 
 
+_RECEIVERS = by_number(LadderReceiver(MeanCodec(), FakeRestorer()))
+
+
 class LeftHalf:
     """An extractor to which the left half is what was asked for, unless asked for nothing that exists."""
 
@@ -53,12 +62,14 @@ class LeftHalf:
 
 
 class FakeChannel(channel_pb2_grpc.ChannelServiceServicer):
-    """Takes packets at once and answers as a receiver would that got everything.
+    """Takes packets at once, and answers as the receiver would behind a link without rate and delay.
 
     Args:
         on_packets: called with each message's packets; may raise to break the stream.
         queue_bytes: granted credit.
-        answers: False never reports.
+        answers: False grants credit, but neither feeds back nor reports.
+        loses: told each packet; where it says so, the packet does not arrive.
+        reports: False loses the final reports on their way back.
     """
 
     def __init__(
@@ -67,11 +78,16 @@ class FakeChannel(channel_pb2_grpc.ChannelServiceServicer):
         queue_bytes: int = 65_536,
         *,
         answers: bool = True,
+        loses: Callable[[Packet], bool] = lambda _: False,
+        reports: bool = True,
     ) -> None:
         self.on_packets, self.queue_bytes, self.answers = on_packets, queue_bytes, answers
+        self.loses, self.reports = loses, reports
         self.packets: list[bytes] = []
         self.most_ahead_bytes = 0
         self.open_streams = 0
+        self.opened_streams = 0
+        self.assemblies: dict[int, Assembly] = {}
 
     async def GetLink(self, request, context):
         settings = channel_pb2.LinkSettings(rate_bps=64_000, propagation_s=0.01, queue_bytes=self.queue_bytes)
@@ -79,8 +95,10 @@ class FakeChannel(channel_pb2_grpc.ChannelServiceServicer):
 
     async def Relay(self, request_iterator, context):
         self.open_streams += 1
+        self.opened_streams += 1
         try:
             granted, got = self.queue_bytes, 0
+            hearing = _Hearing(self.assemblies)
             yield channel_pb2.RelayResponse(credit_bytes=granted)
             async for request in request_iterator:
                 got += sum(map(len, request.packets))
@@ -89,16 +107,50 @@ class FakeChannel(channel_pb2_grpc.ChannelServiceServicer):
                 self.on_packets(list(request.packets))
                 await asyncio.sleep(0)
                 granted = got + self.queue_bytes
-                yield channel_pb2.RelayResponse(credit_bytes=granted, departed_bytes=got)
+                told = hearing.take([data for data in request.packets if not self.loses(Packet.from_bytes(data))])
+                answer = told if self.answers else []
+                yield channel_pb2.RelayResponse(packets=answer, credit_bytes=granted, departed_bytes=got)
             if not self.answers:
                 await asyncio.Event().wait()
-            yield channel_pb2.RelayResponse(packets=[b"damaged", self._report(got, 1), self._report(got, 0)])
+            if self.reports:
+                yield channel_pb2.RelayResponse(packets=[b"damaged", *hearing.reports()])
         finally:
             self.open_streams -= 1
 
-    def _report(self, got: int, other: int) -> bytes:
-        transmission = Packet.from_bytes(self.packets[-1]).transmission_id ^ other
-        return Report(transmission, ReportOutcome.COMPLETE, got, 10, 10, 0.05).to_packet()
+
+class _Hearing:
+    """What a receiver has of the transmissions of a stream, and tells of them after every message."""
+
+    def __init__(self, assemblies: dict[int, Assembly]) -> None:
+        self._assemblies = assemblies
+        self._here: list[int] = []
+        self._bytes = self._packets = 0
+
+    def take(self, packets: list[bytes]) -> list[bytes]:
+        for data in packets:
+            packet = Packet.from_bytes(data)
+            self._bytes, self._packets = self._bytes + len(data), self._packets + 1
+            number = packet.transmission_id
+            if number not in self._assemblies:
+                self._assemblies[number] = Assembly(number, _RECEIVERS, time.monotonic())
+            self._here = [*self._here, number] if number not in self._here else self._here
+            if packet.kind is not PacketKind.POLL:
+                self._assemblies[number].accept(packet, time.monotonic())
+        return [self._feedback(Packet.from_bytes(packets[-1]))] if packets else []
+
+    def _feedback(self, last: Packet) -> bytes:
+        assembly = self._assemblies[last.transmission_id]
+        counts = (last.transmission_id, self._packets & 0xFFFF, self._bytes, self._packets)
+        name = (last.kind, last.revision, last.position)
+        return Feedback(*counts, time.monotonic(), 0.0, *name, assembly.arrived).to_packet()
+
+    def reports(self) -> list[bytes]:
+        """One of another transmission first."""
+        for number in self._here:
+            self._assemblies[number].close()
+        reports = [self._assemblies[number].report(0.05) for number in self._here]
+        others = [replace(report, transmission_id=report.transmission_id ^ 1, received_bytes=0) for report in reports]
+        return [report.to_packet() for report in (*others, *reports)]
 
 
 @asynccontextmanager

@@ -3,7 +3,7 @@
 ```
 upload ─► read_picture ─► extractor ──────┐
               │                           ├─► plan ─► pack ─► channel
-              └────────► codec.prepare ───┘
+              └────────► codec.prepare ───┘      └──► Replanner, for what the link turns out to carry
 ```
 Every stage is a plain function of arrays and bytes; clocks come in from outside, sockets stay in `server.py`.
 """
@@ -11,23 +11,29 @@ Every stage is a plain function of arrays and bytes; clocks come in from outside
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 
 from shared.arrays import Float32Array, UInt8Array
 from shared.codec.registry import codec_named
-from shared.errors import InvalidInputError
+from shared.errors import BudgetTooSmallError, InvalidInputError
 from shared.packets import DEFAULT_PACKET_BYTES, MAX_PACKET_BYTES, MIN_PACKET_BYTES
 from shared.patches import PatchGrid
 from shared.pictures import read_picture, read_relevance
-from transmitter.budget import Budget
-from transmitter.packing import pack
-from transmitter.planning import RATE_DISTORTION, STRATEGY_NAMES, Plan, PlanRequest, SenderCodec
+from transmitter.budget import LARGEST_BYTES, Budget, checked_deadline_s
+from transmitter.packing import pack_revision
+from transmitter.planning import RATE_DISTORTION, STRATEGY_NAMES, Plan, PlanRequest, PreparedPicture, SenderCodec
 from transmitter.relevance.contract import Relevance, RelevanceExtractor
 from transmitter.relevance.registry import EXTRACTORS
+from transmitter.replanning import Replanner
+from transmitter.transport.contract import PackedRevision
 
 MAX_QUERY_CHARACTERS = 2_000
 """What is read of a query; the rest is left unread."""
+
+Allowance: TypeAlias = Callable[[int], int]
+"""Of the bytes that a transmission may take, how many its first plan may."""
 
 CLIENT_MAP = "client"
 """What the events call a relevance map that came with the request."""
@@ -51,6 +57,10 @@ class Job:
     """The client's own map; empty means that the extractor is asked."""
     codec: str = ""
     """Empty means the default one."""
+    time_s: float | None = None
+    """Seconds from the first byte sent to the deadline beside a budget in bytes; None: no such deadline."""
+    open_loop: bool = False
+    """The plan is sent as it is, whatever happens."""
 
     def __post_init__(self) -> None:
         if self.strategy not in STRATEGY_NAMES:
@@ -58,6 +68,15 @@ class Job:
         if not MIN_PACKET_BYTES <= self.packet_bytes <= MAX_PACKET_BYTES:
             limits = f"{MIN_PACKET_BYTES} to {MAX_PACKET_BYTES}"
             raise InvalidInputError("options.packet_bytes", f"{self.packet_bytes} is not in {limits}")
+        if self.time_s is not None:
+            checked_deadline_s(self.time_s, "options.deadline_s")
+            if not self.budget.in_bytes:
+                raise InvalidInputError("options.deadline_s", "the budget is a deadline already")
+
+    @property
+    def deadline_s(self) -> float | None:
+        """Seconds from the first byte sent to the deadline, wherever it was given; None: there is none."""
+        return self.time_s if self.budget.in_bytes else self.budget.amount
 
 
 @dataclass(frozen=True)
@@ -70,17 +89,26 @@ class RelevanceStage:
     """Seconds since the job began."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PlanStage:
     """Everything that is ready to be sent."""
 
     plan: Plan
     budget_bytes: int
-    packets: list[bytes]
+    """What was asked for; of a deadline, what the channel is said to carry by then."""
+    limit_bytes: int
+    """What may be sent at most."""
+    packed: PackedRevision
+    replanner: Replanner
     spread_by_content: bool
     """Whether relevance had no say, because nothing of what was asked was found (or the map is 0 everywhere)."""
     elapsed_s: float
     """Seconds since the job began."""
+
+    @property
+    def packets(self) -> list[bytes]:
+        """Every packet of the plan, in the order of sending."""
+        return [*self.packed.header, *(packet.data for packet in self.packed.patches)]
 
 
 @dataclass
@@ -113,13 +141,16 @@ class Pipeline:
     extractors: Mapping[str, RelevanceExtractor]
     """By name; the first is the default."""
 
-    def run(self, job: Job, rate_bps: float, clock: StageClock) -> Iterator[RelevanceStage | PlanStage]:
+    def run(
+        self, job: Job, rate_bps: float, clock: StageClock, allowance: Allowance | None = None
+    ) -> Iterator[RelevanceStage | PlanStage]:
         """Runs one job, yielding what can be shown as soon as it is there.
 
         Args:
             job: the request.
-            rate_bps: the channel's current rate, for budgets that are given as a deadline.
+            rate_bps: the channel's claimed rate, for budgets that are given as a deadline.
             clock: where the stages' times go.
+            allowance: how many bytes the first plan may take; None: the whole budget.
 
         Raises:
             InvalidInputError: the picture, the map, the extractor, the codec or the budget is unusable.
@@ -131,6 +162,7 @@ class Pipeline:
         with clock.stage("decode"):
             image = read_picture(job.image)
             budget_bytes = job.budget.wire_bytes(PatchGrid.of(image), rate_bps)
+            limit_bytes = budget_bytes if job.budget.in_bytes else LARGEST_BYTES
         with clock.stage("relevance"):
             name, relevance = self.relevance(image, job)
         yield RelevanceStage(name, relevance, clock.total_s)
@@ -138,10 +170,12 @@ class Pipeline:
             prepared = codec.prepare(image)
         with clock.stage("allocate"):
             guide = guiding_map(relevance)
-            plan = prepared.plan(guide, PlanRequest(budget_bytes, job.packet_bytes, job.strategy))
+            first_bytes = budget_bytes if allowance is None else min(allowance(limit_bytes), limit_bytes)
+            plan = _first_plan(prepared, guide, job, first_bytes, budget_bytes)
         with clock.stage("pack"):
-            packets = pack(plan, job.transmission_id)
-        yield PlanStage(plan, budget_bytes, packets, not guide.any(), clock.total_s)
+            packed = pack_revision(plan, job.transmission_id, 0)
+        replanner = Replanner(prepared, guide, job.strategy, job.transmission_id, [plan], [packed])
+        yield PlanStage(plan, budget_bytes, limit_bytes, packed, replanner, not guide.any(), clock.total_s)
 
     def relevance(self, image: UInt8Array, job: Job) -> tuple[str, Relevance]:
         """The relevance map of a job and the name of what made it.
@@ -184,6 +218,20 @@ class Pipeline:
             why = "is not loaded (MMSC_TRANSMITTER_EXTRACTORS says what is)" if name in EXTRACTORS else "is unknown"
             raise InvalidInputError(field, f"{name!r} {why}; loaded: {', '.join(self.extractors)}")
         return self.extractors[name]
+
+
+def _first_plan(prepared: PreparedPicture, guide: Float32Array, job: Job, first_bytes: int, budget_bytes: int) -> Plan:
+    """A plan of so many bytes; where they do not hold even a header, of the whole budget."""
+
+    def plan(size: int) -> Plan:
+        return prepared.plan(guide, PlanRequest(size, job.packet_bytes, job.strategy))
+
+    try:
+        return plan(first_bytes)
+    except BudgetTooSmallError:
+        if first_bytes >= budget_bytes or job.deadline_s is not None:
+            raise
+    return plan(budget_bytes)
 
 
 def guiding_map(relevance: Relevance) -> Float32Array:

@@ -1,31 +1,47 @@
-"""Sends packets through the channel, never more than it has granted, and waits for the receiver's report."""
+"""Drives one transmission over the channel: credit, feedback, the clock and new plans go in, packets come out.
+
+```
+            ┌── credit, feedback, report ◄── RelayStream ◄──┐
+Sender ◄────┤                                              channel
+  │  ▲      └── wake_s ◄── the clock                        ▲
+  │  └── revise ◄── Replan, in a worker thread ◄── wanted   │
+  └── give, never more than is granted ─────────────────────┘
+```
+All decisions are `transmitter.transport`'s; this is the edge where they meet asyncio and gRPC. A stream that breaks
+is opened again, and the transmission goes on under its id.
+"""
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TypeAlias
+import math
+import random
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final, TypeAlias
 
-import grpc
+import numpy as np
 
-from shared.errors import DeadlineError, PacketError, StreamError
-from shared.packets import Packet
+from shared.errors import BusyError, DeadlineError, StreamError
 from shared.reports import Report, ReportOutcome
-from shared.rpc_errors import from_rpc
-from shared.stubs.mmsc.v1 import channel_pb2, channel_pb2_grpc
+from transmitter.hearing import Heard
+from transmitter.replanning import Replanner, Revised
+from transmitter.streams import RelayStream
+from transmitter.transport.contract import LinkEstimate, RevisionWanted, SenderStats
+from transmitter.transport.sender import Sender
 
-MESSAGE_S = 0.005
-"""A message holds what the link carries in this time: on a fast link few messages, each of which costs the same
-whatever its length, and on a slow one no packet waits for the next."""
+PROGRESS_S: Final = 0.1
+"""Least time between two words on how far a transmission has come."""
 
-MAX_MESSAGE_BYTES = 65_536
-"""Largest message, unless a single packet is larger."""
+_LEAST_WAIT_S: Final = 0.001  # a timer in the past must not keep the event loop
+_BACKOFF_S: Final = (0.1, 2.0)  # between two tries to open a stream: at first, at most
+_MOST_EVENTS: Final = 64  # progress is left out while a client that reads slowly has so many to read
 
+Work: TypeAlias = Callable[[Callable[[], Revised | None]], Awaitable[Revised | None]]
+"""Has something computed in a worker thread."""
 
-def message_size(link: channel_pb2.LinkSettings) -> int:
-    """How many bytes of packets to hand over in one message; never more than half the channel's queue."""
-    return int(min(link.rate_bps / 8 * MESSAGE_S, MAX_MESSAGE_BYTES, link.queue_bytes // 2))
+Open: TypeAlias = Callable[[Callable[[], None]], RelayStream]
+"""Opens another stream of the same transmission; is given what to call when something comes."""
 
 
 @dataclass(frozen=True)
@@ -33,107 +49,345 @@ class Sent:
     """How far a transmission has come on this side of the channel."""
 
     sent_bytes: int
-    """Handed to the channel."""
+    """Handed to the channel, on all streams."""
     departed_bytes: int
     """Left the channel's queue onto the link."""
+    acknowledged_bytes: int
+    """Known to have arrived."""
+    estimate: LinkEstimate
 
 
-class _Window:
-    """What was handed over, and what the channel lets us hand over; the sender waits for that to grow."""
+@dataclass(frozen=True)
+class Replanned:
+    """A new plan is about to be sent."""
 
-    def __init__(self) -> None:
-        self.sent_bytes = self._granted_bytes = 0
-        self._grown = asyncio.Event()
-
-    def grow(self, granted_bytes: int) -> None:
-        if granted_bytes > self._granted_bytes:
-            self._granted_bytes = granted_bytes
-            self._grown.set()
-
-    async def has_room_for(self, more_bytes: int) -> None:
-        while self._granted_bytes < self.sent_bytes + more_bytes:
-            self._grown.clear()
-            await self._grown.wait()
+    revised: Revised
+    estimate: LinkEstimate
 
 
-RelayCall: TypeAlias = "grpc.aio.StreamStreamCall[channel_pb2.RelayRequest, channel_pb2.RelayResponse]"
-"""A stream to the channel and back."""
+@dataclass(frozen=True)
+class Ended:
+    """How a transmission ended."""
+
+    report: Report
+    """The receiver's last word, or what is known where that was lost."""
+    stats: SenderStats
+    deadline_met: bool | None
+    """Whether there was a picture by the deadline, and nothing came after it; None: there was no deadline."""
 
 
-@contextmanager
-def relay_call(
-    stub: "channel_pb2_grpc.ChannelServiceAsyncStub", metadata: tuple[tuple[str, str], ...] = ()
-) -> Iterator[RelayCall]:
-    """Opens a stream to the channel, and cancels it at the end unless it has ended by itself.
+Event: TypeAlias = Sent | Replanned | Ended
 
-    Opened while the patches are still being encoded, it has its credit by the time the packets are there.
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a transmission is waited for."""
+
+    stall_s: float
+    """Seconds without any movement after which it is given up."""
+    resume_s: float = 0.0
+    """Seconds for which a stream that broke is opened again; 0: not at all."""
+
+
+@dataclass(eq=False)
+class Course:
+    """A transmission as far as it has come; it may be taken up again on another stream, or by another call."""
+
+    replanner: Replanner
+    begin: Callable[[float], Sender]
+    """Makes the sender when the first byte may be sent, on the event loop's clock."""
+    message_bytes: int
+    """How many bytes of packets go in one message."""
+    allowed_s: float | None = None
+    """Seconds from then to the deadline; None: there is none."""
+    closed_loop: bool = True
+    """Whether the sender reacts to feedback, and cannot do without."""
+    sender: Sender | None = None
+    """None before the channel has answered."""
+    deadline_s: float | None = None
+    """On the event loop's clock, once sending has begun."""
+    resumed: int = 0
+    """How often it was taken up."""
+    heard: Heard = field(default_factory=Heard)
+
+
+async def send(
+    stream: RelayStream, again: Open, course: Course, work: Work, patience: Patience
+) -> AsyncGenerator[Event, None]:
+    """Carries out a transmission, yielding progress and, last, how it ended at the receiver.
+
+    Sending does not wait for whoever reads the events.
 
     Args:
-        stub: of the channel.
-        metadata: goes with the call: token and trace.
-    """
-    call = stub.Relay(metadata=metadata)
-    try:
-        yield call
-    finally:
-        call.cancel()
-
-
-async def relay(
-    call: RelayCall,
-    packets: list[bytes],
-    transmission_id: int,
-    *,
-    message_bytes: int,
-    stall_timeout_s: float,
-) -> AsyncIterator[Sent | Report]:
-    """Sends packets, yielding progress and, last, the receiver's final report.
-
-    Args:
-        call: a fresh stream to the channel.
-        packets: in the order of sending, all of one transmission.
-        transmission_id: which reports are ours.
-        message_bytes: how many bytes of packets go in one message.
-        stall_timeout_s: seconds that may pass between two answers of the channel.
+        stream: the first one; it may have been opened a while ago. It is closed at the end, as are all others.
+        again: opens another one.
+        course: of the transmission; whatever becomes of it, it can be gone on with.
+        work: where new plans are made.
+        patience: when to give up.
 
     Raises:
-        UnavailableError: the channel or the receiver behind it went away.
-        DeadlineError: nothing moved for `stall_timeout_s`.
-        StreamError: the stream ended without a final report.
+        UnavailableError: the channel or the receiver behind it went away, and did not come back.
+        DeadlineError: nothing moved for `patience.stall_s`.
+        StreamError: the stream ended, and nothing tells what arrived.
     """
-    window = _Window()
-    writer = asyncio.create_task(_write(call, batches(packets, message_bytes), window))
+    driver = _Driver(stream, again, course, work, patience)
+    running = asyncio.create_task(driver.run())
     try:
-        while True:
-            # Not wait_for: in Python 3.11 it swallows a cancellation that comes together with the answer.
-            async with asyncio.timeout(stall_timeout_s):
-                response = await call.read()
-            if not isinstance(response, channel_pb2.RelayResponse):
-                break
-            window.grow(response.credit_bytes)
-            for report in _reports(response.packets, transmission_id):
-                if report.outcome is not ReportOutcome.RECEIVING:
-                    yield report
-                    return
-            yield Sent(window.sent_bytes, response.departed_bytes)
-        raise StreamError("the channel closed without a report from the receiver")
-    except TimeoutError as error:
-        raise DeadlineError(f"nothing moved on the channel for {stall_timeout_s:g} s") from error
-    except grpc.aio.AioRpcError as error:
-        raise from_rpc(error, "channel") from error
+        while (event := await driver.events.get()) is not None:
+            yield event
+        await running
     finally:
-        writer.cancel()
-        with contextlib.suppress(asyncio.CancelledError, grpc.RpcError, asyncio.InvalidStateError):
-            await writer
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
 
 
-async def _write(call: RelayCall, messages: Iterator[list[bytes]], window: _Window) -> None:
-    for batch in messages:
-        size = sum(map(len, batch))
-        await window.has_room_for(size)
-        await call.write(channel_pb2.RelayRequest(packets=batch))
-        window.sent_bytes += size
-    await call.done_writing()
+class _Driver:
+    """One transmission under way; see `send`."""
+
+    def __init__(self, stream: RelayStream, again: Open, course: Course, work: Work, patience: Patience) -> None:
+        self._stream, self._open, self._course, self._work, self._patience = stream, again, course, work, patience
+        self._loop = asyncio.get_running_loop()
+        self.events: asyncio.Queue[Event | None] = asyncio.Queue()
+        self._changed = asyncio.Event()
+        stream.changed = self._changed.set
+        self._planning: asyncio.Task[Revised | None] | None = None
+        self._moved_s = self._loop.time()
+        self._told_s = -math.inf
+        self._finished, self._finished_s = False, math.inf
+        self._departed_before = 0
+        self._resume_until_s: float | None = None
+        self._taken_up = course.sender is not None
+
+    async def run(self) -> None:
+        """Until the transmission has ended, one way or the other."""
+        try:
+            self.events.put_nowait(await self._ended())
+        finally:
+            self.events.put_nowait(None)
+            await self._leave()
+
+    async def _ended(self) -> Ended:
+        while True:
+            self._changed.clear()
+            self._hear()
+            if self._over:
+                return self._outcome()
+            if self._stream.ended:
+                await self._go_on()
+                continue
+            if not (self._stream.granted and await self._turn(self._begun())):
+                await self._wait()
+
+    async def _leave(self) -> None:
+        """Leaves the course such that it can be gone on with."""
+        await self._stream.aclose()
+        if self._planning is not None:
+            self._planning.cancel()
+            await asyncio.gather(self._planning, return_exceptions=True)
+            if self._course.sender is not None:
+                self._course.sender.revise(None, self._loop.time())
+
+    # ---- one turn ----------------------------------------------------------------------------------
+
+    def _begun(self) -> Sender:
+        """The sender, which begins or goes on when the channel has answered."""
+        course, now = self._course, self._loop.time()
+        if course.sender is None:
+            course.sender = course.begin(now)
+            course.deadline_s = None if course.allowed_s is None else now + course.allowed_s
+            course.heard.heard_s = now
+        elif self._taken_up:
+            self._rejoin(course.sender)
+        self._taken_up = False
+        return course.sender
+
+    def _rejoin(self, sender: Sender) -> None:
+        self._course.resumed += 1
+        self._course.heard.begin_again()
+        self._finished = False
+        self._moved_s = self._course.heard.heard_s = self._loop.time()
+        sender.reconnected(self._moved_s)
+
+    def _hear(self) -> None:
+        sender = self._course.sender
+        for feedback, at_s in self._stream.fetch():
+            if sender is not None:
+                sender.take(feedback, at_s)
+                self._course.heard.take(feedback, at_s)
+                self._resume_until_s = None
+
+    async def _turn(self, sender: Sender) -> bool:
+        """Does what there is to be done now; False if nothing was."""
+        self._revise(sender)
+        moved = await self._hand_over(sender)
+        self._want(sender)
+        self._tell(sender)
+        return moved
+
+    def _revise(self, sender: Sender) -> None:
+        if self._planning is None or not self._planning.done():
+            return
+        planning, self._planning = self._planning, None
+        self._moved_s = self._loop.time()
+        revised = planning.result()
+        sender.revise(None if revised is None else revised.packed, self._moved_s)
+        if revised is not None:
+            self._course.replanner.keep(revised)
+            self.events.put_nowait(Replanned(revised, sender.estimate))
+
+    async def _hand_over(self, sender: Sender) -> bool:
+        if self._finished:
+            return False
+        packets = sender.give(self._loop.time(), max(self._stream.room_bytes, 0))
+        for message in batches(packets, self._course.message_bytes):
+            self._moved_s = self._loop.time()
+            await self._write(message)
+        if sender.done and not self._finished:
+            self._finished, self._finished_s = True, self._loop.time()
+            await self._stream.finish()
+        return bool(packets)
+
+    async def _write(self, packets: list[bytes]) -> None:
+        try:
+            async with asyncio.timeout(self._patience.stall_s):
+                await self._stream.write(packets)
+        except TimeoutError as error:
+            raise self._stalled() from error
+
+    def _want(self, sender: Sender) -> None:
+        if self._planning is not None or self._finished:
+            return
+        wanted = sender.wanted(self._loop.time())
+        if wanted is not None:
+            self._planning = asyncio.create_task(self._planned(wanted))
+            self._planning.add_done_callback(lambda _: self._changed.set())
+
+    async def _planned(self, wanted: RevisionWanted) -> Revised | None:
+        return await self._work(partial(self._course.replanner.revised, wanted))
+
+    def _tell(self, sender: Sender) -> None:
+        now = self._loop.time()
+        if now - self._told_s < PROGRESS_S or self.events.qsize() >= _MOST_EVENTS:
+            return
+        self._told_s = now
+        departed_bytes = self._departed_before + self._stream.departed_bytes
+        self.events.put_nowait(
+            Sent(sender.stats.sent_bytes, departed_bytes, sender.acknowledged.bytes, sender.estimate)
+        )
+
+    async def _wait(self) -> None:
+        """Until something comes, or it is time to do or to say something.
+
+        Raises:
+            DeadlineError: it has been too long.
+        """
+        now, give_up_s = self._loop.time(), self._give_up_s
+        if now >= give_up_s:
+            raise self._stalled()
+        wake_s = self._course.sender.wake_s if self._course.sender is not None and not self._finished else math.inf
+        with contextlib.suppress(TimeoutError):
+            until_s = max(min(wake_s, give_up_s), now + _LEAST_WAIT_S)
+            async with asyncio.timeout_at(until_s if until_s < math.inf else None):
+                await self._changed.wait()
+
+    @property
+    def _give_up_s(self) -> float:
+        """When it has been too long, unless something comes."""
+        if self._planning is not None:
+            return math.inf
+        moved_s = max(self._moved_s, self._stream.heard_s)
+        course = self._course
+        if course.closed_loop and course.sender is not None:
+            # Packets that only ever leave are no progress.
+            moved_s = min(moved_s, course.heard.heard_s)
+        return moved_s + self._patience.stall_s
+
+    def _stalled(self) -> DeadlineError:
+        return DeadlineError(f"nothing moved on the channel for {self._patience.stall_s:g} s")
+
+    # ---- the end -----------------------------------------------------------------------------------
+
+    @property
+    def _over(self) -> bool:
+        """Whether all is known that will be."""
+        if self._stream.ended:
+            return self._stream.failure is None or (self._finished and self._stream.report is not None)
+        report, sender = self._stream.report, self._course.sender
+        if report is None or sender is None or not self._finished:
+            return False
+        if report.outcome is not ReportOutcome.COMPLETE:
+            # A receiver that had lost patience may have said so too.
+            return self._stream.report_s >= self._finished_s
+        # One that was said before the last revision came may say COMPLETE too: it knows of fewer bytes.
+        stats = sender.stats
+        if stats.revisions == 1:
+            return True
+        return report.received_bytes >= stats.sent_bytes - stats.again_bytes - stats.repair_bytes - stats.poll_bytes
+
+    def _outcome(self) -> Ended:
+        """By the receiver's last report; where it was lost, by what feedback tells."""
+        sender, report = self._course.sender, self._stream.report or self._heard_report()
+        if sender is None or report is None:
+            raise StreamError("the channel closed without a report from the receiver")
+        return Ended(report, sender.stats, self._deadline_met(sender, report))
+
+    def _deadline_met(self, sender: Sender, report: Report) -> bool | None:
+        course = self._course
+        if course.deadline_s is None:
+            return None
+        round_trip_s = sender.estimate.round_trip_s
+        last_s = course.heard.last_arrival_s(round_trip_s)
+        if last_s is None:
+            last_s = self._stream.report_s - report.reconstruct_s - round_trip_s / 2
+        return report.outcome is not ReportOutcome.FAILED and last_s <= course.deadline_s
+
+    def _heard_report(self) -> Report | None:
+        course = self._course
+        if course.sender is None:
+            return None
+        announced = int(np.count_nonzero(course.replanner.levels))
+        return course.heard.report(announced, course.sender.acknowledged.patches)
+
+    # ---- a stream that broke -----------------------------------------------------------------------
+
+    async def _go_on(self) -> None:
+        """Takes up the transmission on a new stream.
+
+        Raises:
+            MmscError: why the old one ended, or the last one that was tried.
+        """
+        error = self._stream.failure
+        assert error is not None
+        sender = self._course.sender
+        if sender is None or not self._stream.broken:
+            raise error
+        # Until the receiver is heard again it is the same break, however often a stream opens.
+        if self._resume_until_s is None:
+            self._resume_until_s = self._loop.time() + self._patience.resume_s
+        until_s = min(self._resume_until_s, self._course.deadline_s or math.inf)
+        for usual_s in _pauses():
+            pause_s = max(usual_s, error.retry_s) if isinstance(error, BusyError) else usual_s
+            if self._loop.time() + pause_s > until_s:
+                raise error
+            await asyncio.sleep(pause_s)
+            if await self._reopened(until_s):
+                break
+            error = self._stream.failure or error
+            if not (self._stream.broken or isinstance(error, BusyError)):
+                raise error
+        self._rejoin(sender)
+
+    async def _reopened(self, until_s: float) -> bool:
+        """Whether another stream has the channel's answer."""
+        self._departed_before += self._stream.departed_bytes
+        await self._stream.aclose()
+        self._stream = self._open(self._changed.set)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(until_s):
+                while not (self._stream.granted or self._stream.ended):
+                    self._changed.clear()
+                    await self._changed.wait()
+        return self._stream.granted and not self._stream.ended
 
 
 def batches(packets: Iterable[bytes], limit_bytes: int) -> Iterator[list[bytes]]:
@@ -150,10 +404,9 @@ def batches(packets: Iterable[bytes], limit_bytes: int) -> Iterator[list[bytes]]
         yield batch
 
 
-def _reports(packets: Iterable[bytes], transmission_id: int) -> Iterator[Report]:
-    for data in packets:
-        # A report that was damaged on the way is no report.
-        with contextlib.suppress(PacketError):
-            report = Report.from_packet(Packet.from_bytes(data))
-            if report.transmission_id == transmission_id:
-                yield report
+def _pauses() -> Iterator[float]:
+    """Seconds between tries, growing, each anywhere between half and all of it, so that not all come at once."""
+    pause_s, most_s = _BACKOFF_S
+    while True:
+        yield random.uniform(pause_s / 2, pause_s)  # noqa: S311 - nobody gains by guessing it
+        pause_s = min(2 * pause_s, most_s)

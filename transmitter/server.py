@@ -3,11 +3,13 @@
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import grpc
 from prometheus_client import CollectorRegistry
@@ -15,27 +17,35 @@ from prometheus_client import CollectorRegistry
 from shared.connections import Connection
 from shared.errors import InvalidInputError, MmscError
 from shared.pictures import read_picture
-from shared.reports import Report
-from shared.rpc_errors import from_rpc
 from shared.service import LINK_OPTIONS, MAX_UPLOAD_BYTES, running
-from shared.stubs.mmsc.v1 import channel_pb2, channel_pb2_grpc, transmitter_pb2, transmitter_pb2_grpc
+from shared.stubs.mmsc.v1 import channel_pb2, transmitter_pb2, transmitter_pb2_grpc
 from shared.telemetry import new_registry
 from shared.tracing import Tracer, span, tracer_for
+from transmitter.carrying import Carrier, course_of, first_bytes
 from transmitter.config import TransmitterConfig
-from transmitter.messages import delivered_message, job_from, plan_message, relevance_message
+from transmitter.messages import (
+    delivered_message,
+    job_from,
+    plan_message,
+    progress_message,
+    relevance_message,
+    replanned_message,
+    taken_up,
+)
 from transmitter.metrics import TransmitterMetrics
 from transmitter.pipeline import MAX_QUERY_CHARACTERS, Job, Pipeline, PlanStage, RelevanceStage, StageClock
-from transmitter.sending import RelayCall, Sent, message_size, relay, relay_call
+from transmitter.sending import Ended, Event, Sent
+from transmitter.transport.contract import LinkEstimate
+from transmitter.undertakings import Undertaking, request_digest
 
 SERVICE_NAME = transmitter_pb2.DESCRIPTOR.services_by_name["TransmitterService"].full_name
-_PROGRESS_INTERVAL_S = 0.1
 
 _T = TypeVar("_T")
-_Context = grpc.aio.ServicerContext[Any, Any]
+_Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
 
 class TransmitterServicer(transmitter_pb2_grpc.TransmitterServiceServicer):
-    """Runs jobs in worker threads and relays their packets."""
+    """Runs jobs in worker threads and has their packets carried."""
 
     def __init__(
         self,
@@ -45,8 +55,7 @@ class TransmitterServicer(transmitter_pb2_grpc.TransmitterServiceServicer):
         metrics: TransmitterMetrics,
     ) -> None:
         self._pipeline, self._config, self._metrics = pipeline, config, metrics
-        self._channel = channel
-        self._stub = channel_pb2_grpc.ChannelServiceStub(channel.channel)
+        self._carrier = Carrier(channel, config, metrics.transport)
         self._workers = ThreadPoolExecutor(config.jobs, thread_name_prefix="job")
 
     async def Transmit(
@@ -58,8 +67,9 @@ class TransmitterServicer(transmitter_pb2_grpc.TransmitterServiceServicer):
         outcome = "failed"
         self._metrics.active.inc()
         try:
-            async for response in self._transmit(request):
-                yield response
+            async with aclosing(self._transmit(request)) as responses:
+                async for response in responses:
+                    yield response
             outcome = "delivered"
         except MmscError as error:
             outcome = "refused" if isinstance(error, InvalidInputError) else "failed"
@@ -73,60 +83,69 @@ class TransmitterServicer(transmitter_pb2_grpc.TransmitterServiceServicer):
 
     async def _transmit(
         self, request: transmitter_pb2.TransmitRequest
-    ) -> AsyncIterator[transmitter_pb2.TransmitResponse]:
-        start_s = time.monotonic()
-        job = job_from(request, secrets.randbits(32))
-        transmission = f"{job.transmission_id:08x}"
+    ) -> AsyncGenerator[transmitter_pb2.TransmitResponse, None]:
+        start_s, digest, known = time.monotonic(), request_digest(request), taken_up(request.options)
+        begun = (
+            await self._drafted(request, digest)
+            if known is None
+            else self._carrier.unfinished.take(known, digest, start_s)
+        )
         with_maps = request.options.return_maps
-        link = await self._link()
-        clock = StageClock(time.monotonic)
-        stages = self._pipeline.run(job, link.settings.rate_bps, clock)
+        yield transmitter_pb2.TransmitResponse(relevance=begun.relevance)
+        # Opened while the patches are still being encoded, the stream has its credit by the time the packets are there.
+        async with aclosing(self._carrier.opened(begun.job.transmission_id)) as stream:
+            undertaking = await self._planned(begun, with_maps=with_maps) if isinstance(begun, _Draft) else begun
+            yield transmitter_pb2.TransmitResponse(plan=undertaking.made)
+            with span("sending", transmission=undertaking.name, packets=undertaking.made.packets):
+                async with aclosing(self._carrier.carry(undertaking, stream)) as events:
+                    async for event in events:
+                        elapsed_s = time.monotonic() - start_s
+                        yield self._response(event, undertaking, elapsed_s, with_maps=with_maps)
+
+    async def _drafted(self, request: transmitter_pb2.TransmitRequest, digest: bytes) -> "_Draft":
+        """Everything before the plan."""
+        job = job_from(request, secrets.randbits(32))
+        link = await self._carrier.link()
+        if job.packet_bytes > link.settings.queue_bytes:
+            reason = f"{job.packet_bytes} is more than the channel's queue of {link.settings.queue_bytes} bytes holds"
+            raise InvalidInputError("options.packet_bytes", reason)
+        clock, believed = StageClock(time.monotonic), self._carrier.believed(link.settings)
+        stages = self._pipeline.run(job, link.settings.rate_bps, clock, partial(first_bytes, job, believed))
 
         def relevance_ready() -> transmitter_pb2.RelevanceReady:
-            return relevance_message(_next(stages, RelevanceStage), with_map=with_maps)
+            return relevance_message(_next(stages, RelevanceStage), with_map=request.options.return_maps)
 
-        def plan_made() -> tuple[PlanStage, transmitter_pb2.PlanMade]:
-            plan = _next(stages, PlanStage)
-            return plan, plan_message(plan, transmission, with_map=with_maps)
-
-        with span("relevance", transmission=transmission) as traced:
+        with span("relevance", transmission=f"{job.transmission_id:08x}") as traced:
             relevance = await self._work(relevance_ready)
             traced.set(extractor=relevance.extractor, present=relevance.present)
-        yield transmitter_pb2.TransmitResponse(relevance=relevance)
-        with relay_call(self._stub, self._channel.metadata()) as call:
-            with span("planning", transmission=transmission) as traced:
-                plan, event = await self._work(plan_made)
-                traced.set(codec=event.codec, budget_bytes=event.budget_bytes, wire_bytes=event.wire_bytes)
-            yield transmitter_pb2.TransmitResponse(plan=event)
-            self._metrics.planned(plan.plan, plan.budget_bytes)
-            with span("sending", transmission=transmission, packets=event.packets):
-                async for progress in self._send(call, plan, job, link):
-                    elapsed_s = time.monotonic() - start_s
-                    if isinstance(progress, Report):
-                        delivered = delivered_message(plan, progress, link, clock.seconds, elapsed_s)
-                        self._observe(delivered)
-                        yield transmitter_pb2.TransmitResponse(delivered=delivered)
-                    else:
-                        yield transmitter_pb2.TransmitResponse(progress=_progress(progress, elapsed_s))
+        return _Draft(job, digest, link, believed, clock, stages, relevance)
 
-    async def _send(
-        self, call: RelayCall, plan: PlanStage, job: Job, link: channel_pb2.LinkState
-    ) -> AsyncIterator[Sent | Report]:
-        """Progress at most every _PROGRESS_INTERVAL_S, then the receiver's report."""
-        queue_bytes = link.settings.queue_bytes
-        if job.packet_bytes > queue_bytes:
-            reason = f"{job.packet_bytes} is more than the channel's queue of {queue_bytes} bytes holds"
-            raise InvalidInputError("options.packet_bytes", reason)
-        size, timeout_s = message_size(link.settings), self._config.stall_timeout_s
-        events = relay(call, plan.packets, job.transmission_id, message_bytes=size, stall_timeout_s=timeout_s)
-        next_s = 0.0
-        async for event in events:
-            now_s = time.monotonic()
-            if isinstance(event, Report):
-                yield event
-            elif now_s >= next_s:
-                next_s = now_s + _PROGRESS_INTERVAL_S
-                yield event
+    async def _planned(self, draft: "_Draft", *, with_maps: bool) -> Undertaking:
+        """The plan, and all that sending it takes."""
+        job, name = draft.job, f"{draft.job.transmission_id:08x}"
+
+        def plan_made() -> tuple[PlanStage, transmitter_pb2.PlanMade]:
+            plan = _next(draft.stages, PlanStage)
+            return plan, plan_message(plan, name, with_map=with_maps)
+
+        with span("planning", transmission=name) as traced:
+            stage, made = await self._work(plan_made)
+            traced.set(codec=made.codec, budget_bytes=made.budget_bytes, wire_bytes=made.wire_bytes)
+        self._metrics.planned(stage.plan, stage.budget_bytes)
+        course = course_of(job, stage, draft.link.settings, draft.believed)
+        return Undertaking(job, draft.digest, draft.relevance, made, stage, draft.clock.seconds, draft.link, course)
+
+    def _response(
+        self, event: Event, undertaking: Undertaking, elapsed_s: float, *, with_maps: bool
+    ) -> transmitter_pb2.TransmitResponse:
+        if isinstance(event, Sent):
+            return transmitter_pb2.TransmitResponse(progress=progress_message(event, elapsed_s))
+        if isinstance(event, Ended):
+            delivered = delivered_message(undertaking, event, elapsed_s)
+            self._observe(delivered)
+            return transmitter_pb2.TransmitResponse(delivered=delivered)
+        self._metrics.planned(event.revised.plan, 0)
+        return transmitter_pb2.TransmitResponse(replanned=replanned_message(event, elapsed_s, with_map=with_maps))
 
     async def GetRelevance(
         self,
@@ -161,18 +180,6 @@ class TransmitterServicer(transmitter_pb2_grpc.TransmitterServiceServicer):
             device=self._config.device,
         )
 
-    async def _link(self) -> channel_pb2.LinkState:
-        try:
-            response = await self._stub.GetLink(
-                channel_pb2.GetLinkRequest(),
-                timeout=self._config.channel_timeout_s,
-                metadata=self._channel.metadata(),
-                wait_for_ready=False,
-            )
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc(error, "channel") from error
-        return response.link
-
     async def _work(self, function: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._workers, function)
 
@@ -184,16 +191,26 @@ class TransmitterServicer(transmitter_pb2_grpc.TransmitterServiceServicer):
     def close(self) -> None:
         """Gives the worker threads back."""
         self._workers.shutdown(wait=False, cancel_futures=True)
+        self._carrier.close()
+
+
+@dataclass(frozen=True, eq=False)
+class _Draft:
+    """A request on its way to a plan."""
+
+    job: Job
+    digest: bytes
+    link: channel_pb2.LinkState
+    believed: LinkEstimate
+    clock: StageClock
+    stages: Iterator[RelevanceStage | PlanStage]
+    relevance: transmitter_pb2.RelevanceReady
 
 
 def _next(stages: Iterator[RelevanceStage | PlanStage], kind: type[_T]) -> _T:
     stage = next(stages)
     assert isinstance(stage, kind)
     return stage
-
-
-def _progress(sent: Sent, elapsed_s: float) -> transmitter_pb2.Progress:
-    return transmitter_pb2.Progress(sent_bytes=sent.sent_bytes, departed_bytes=sent.departed_bytes, elapsed_s=elapsed_s)
 
 
 @asynccontextmanager

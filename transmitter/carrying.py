@@ -1,0 +1,143 @@
+"""The transmitter's side of the channel: connection, memory of the link, and the transmissions that cross it."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from dataclasses import replace
+from functools import partial
+from typing import TypeVar
+
+import grpc
+
+from shared.connections import Connection
+from shared.rpc_errors import from_rpc
+from shared.stubs.mmsc.v1 import channel_pb2, channel_pb2_grpc
+from transmitter.config import TransmitterConfig
+from transmitter.metrics import DEADLINES, TransportMetrics
+from transmitter.pipeline import Job, PlanStage
+from transmitter.sending import Course, Ended, Event, Patience, Replanned, Sent, send
+from transmitter.streams import RelayStream, message_size
+from transmitter.transport.contract import LinkEstimate, SenderSettings, SenderStats
+from transmitter.transport.memory import LinkMemory
+from transmitter.transport.sender import Sender, first_budget
+from transmitter.undertakings import Undertaking, Unfinished
+
+_T = TypeVar("_T")
+
+
+class Carrier:
+    """Carries packed pictures over one channel.
+
+    Args:
+        channel: the connection.
+        config: settings.
+        metrics: counts.
+    """
+
+    def __init__(self, channel: Connection, config: TransmitterConfig, metrics: TransportMetrics) -> None:
+        self._channel, self._config, self._metrics = channel, config, metrics
+        self._stub = channel_pb2_grpc.ChannelServiceStub(channel.channel)
+        # Who is sending does not wait behind those who have yet to begin.
+        self._replanners = ThreadPoolExecutor(config.jobs, thread_name_prefix="replan")
+        self._memory = LinkMemory()
+        self.unfinished = Unfinished()
+        """Transmissions that were left before their end."""
+
+    async def link(self) -> channel_pb2.LinkState:
+        """What the channel says of its link.
+
+        Raises:
+            UnavailableError: the channel does not answer.
+            BusyError: it is full.
+        """
+        try:
+            response = await self._stub.GetLink(
+                channel_pb2.GetLinkRequest(),
+                timeout=self._config.channel_timeout_s,
+                metadata=self._channel.metadata(),
+                wait_for_ready=False,
+            )
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc(error, "channel") from error
+        return response.link
+
+    def believed(self, link: channel_pb2.LinkSettings) -> LinkEstimate:
+        """What is believed of the link, by what it claims and what earlier transmissions saw."""
+        return self._memory.estimate(link.rate_bps, link.propagation_s, now_s())
+
+    def opened(self, transmission_id: int, changed: Callable[[], None] = lambda: None) -> RelayStream:
+        """A fresh stream to the receiver; see `RelayStream`."""
+        return RelayStream(self._stub.Relay(metadata=self._channel.metadata()), transmission_id, changed)
+
+    async def carry(self, undertaking: Undertaking, stream: RelayStream) -> AsyncGenerator[Event, None]:
+        """Sends a picture, see `transmitter.sending.send`; what is left before its end can be taken up again."""
+        course = undertaking.course
+        before = replace(course.sender.stats) if course.sender is not None else SenderStats()
+        resumed, messages, ended = course.resumed, course.heard.messages, False
+        again = partial(self.opened, undertaking.job.transmission_id)
+        patience = Patience(self._config.stall_timeout_s, self._config.resume_s)
+        try:
+            async with aclosing(send(stream, again, course, self._work, patience)) as events:
+                async for event in events:
+                    ended = ended or isinstance(event, Ended)
+                    self._observe(event)
+                    yield event
+        finally:
+            if not ended:
+                self.unfinished.keep(undertaking, now_s())
+            if course.sender is not None:
+                self._metrics.sent(before, course.sender.stats)
+                self._metrics.resumptions.inc(course.resumed - resumed)
+                self._metrics.heard(course.heard.messages - messages, course.sender.estimate, course.heard.rate_bps)
+                self._memory.learn(course.sender.evidence, now_s())
+
+    def _observe(self, event: Event) -> None:
+        if isinstance(event, Sent):
+            self._metrics.believes(event.estimate)
+        elif isinstance(event, Replanned):
+            self._metrics.replans.labels(event.revised.reason.value).inc()
+        elif event.deadline_met is not None:
+            met, missed = DEADLINES
+            self._metrics.deadlines.labels(met if event.deadline_met else missed).inc()
+
+    async def _work(self, function: Callable[[], _T]) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._replanners, function)
+
+    def close(self) -> None:
+        """Gives the worker threads back."""
+        self._replanners.shutdown(wait=False, cancel_futures=True)
+
+
+def first_bytes(job: Job, believed: LinkEstimate, limit_bytes: int) -> int:
+    """Of the bytes that a transmission may take, how many its first plan may."""
+    return first_budget(sender_settings(job, limit_bytes, 0.0), believed, 0.0)
+
+
+def course_of(job: Job, stage: PlanStage, link: channel_pb2.LinkSettings, believed: LinkEstimate) -> Course:
+    """A transmission at its beginning.
+
+    Args:
+        job: what was asked for.
+        stage: its plan.
+        link: says how much goes in a message.
+        believed: of the link.
+    """
+
+    def begin(now: float) -> Sender:
+        settings = sender_settings(job, stage.limit_bytes, now)
+        return Sender(stage.packed, settings, believed, job.transmission_id, now)
+
+    return Course(stage.replanner, begin, message_size(link), allowed_s=job.deadline_s, closed_loop=not job.open_loop)
+
+
+def sender_settings(job: Job, limit_bytes: int, now: float) -> SenderSettings:
+    """What a transmission may take that begins now."""
+    deadline_s = None if job.deadline_s is None else now + job.deadline_s
+    return SenderSettings(limit_bytes, deadline_s, not job.open_loop, job.packet_bytes)
+
+
+def now_s() -> float:
+    """The event loop's clock, which is time.monotonic()."""
+    return time.monotonic()

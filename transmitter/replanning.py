@@ -1,0 +1,95 @@
+"""What is left of a picture, planned anew for what the link turned out to carry."""
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+import numpy as np
+
+from shared.arrays import BoolArray, Float32Array, UInt8Array
+from shared.errors import BudgetTooSmallError
+from transmitter.packing import pack_revision
+from transmitter.planning import Earlier, Plan, PlanRequest, PreparedPicture
+from transmitter.transport.contract import PackedRevision, RevisionWanted
+
+
+class Reason(Enum):
+    """Why a new plan is wanted; the values are labels of metrics."""
+
+    LESS_ROOM = "less_room"
+    """What was planned does not fit any more."""
+    MORE_ROOM = "more_room"
+    """There is more room than was planned for."""
+
+
+@dataclass(frozen=True, eq=False)
+class Revised:
+    """A new plan, ready to be sent."""
+
+    wanted: RevisionWanted
+    reason: Reason
+    plan: Plan
+    packed: PackedRevision
+
+
+@dataclass(eq=False)
+class Replanner:
+    """Keeps of a picture what planning it again needs, and the plans that were made of it."""
+
+    prepared: PreparedPicture
+    relevance: Float32Array
+    """(height, width) what the first plan went by."""
+    strategy: str
+    transmission_id: int
+    plans: list[Plan]
+    """Of every revision so far, the first plan first."""
+    packed: list[PackedRevision] = field(default_factory=list)
+    """The same as packets."""
+
+    def revised(self, wanted: RevisionWanted) -> Revised | None:
+        """Makes the plan that is wanted; None where nothing is worth its bytes.
+
+        Computes for tenths of a second, for one thread at a time; what it made counts once it is kept.
+        """
+        earlier = [Earlier(plan, served) for plan, served in zip(self.plans, wanted.served, strict=True)]
+        request = PlanRequest(wanted.budget_bytes, wanted.packet_bytes, self.strategy)
+        try:
+            plan = self.prepared.replan(self.relevance, request, earlier)
+        except BudgetTooSmallError:  # not even a header
+            return None
+        if plan is None:
+            return None
+        packed = pack_revision(plan, self.transmission_id, wanted.number)
+        return Revised(wanted, self.reason(wanted), plan, packed)
+
+    def keep(self, revised: Revised) -> None:
+        """Takes a plan for one that is going to be sent."""
+        self.plans.append(revised.plan)
+        self.packed.append(revised.packed)
+
+    def reason(self, wanted: RevisionWanted) -> Reason:
+        """Whether what the last plan has left is more than the new one may take, or less."""
+        return (
+            Reason.LESS_ROOM
+            if wanted.budget_bytes < open_bytes(self.packed[-1], wanted.served[-1])
+            else Reason.MORE_ROOM
+        )
+
+    @property
+    def levels(self) -> UInt8Array:
+        """(patches,) in raster order: the highest level that any plan has for each."""
+        highest: UInt8Array = np.maximum.reduce([plan.levels for plan in self.plans])
+        return highest
+
+
+def open_bytes(packed: PackedRevision, served: BoolArray) -> int:
+    """Bytes of a revision's packets that still have something to bring.
+
+    Args:
+        packed: the revision.
+        served: (expected,) in sending order.
+    """
+    return sum(
+        len(packet.data)
+        for packet in packed.patches
+        if not served[packet.position : packet.position + packet.patches].all()
+    )
