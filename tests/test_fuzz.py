@@ -6,6 +6,8 @@ The long run is `make fuzz`.
 import io
 import itertools
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -50,11 +52,15 @@ _INPUTS = {
     "weights": 200,
     "models": 15,
     "traces": 300,
+    "link-settings": 60,
+    "transmit-ladder": 30,
+    "transmit-entropy": 5,
 }
+_OVER_SOCKETS = {name for name in TARGETS if name.startswith("rpc-")}  # these leave a service behind in their process
 
 
 def test_no_decoder_is_left_out() -> None:
-    assert set(_INPUTS) == set(TARGETS) - {"rpc-receiver"}  # tests/test_receiver_server.py sends damage over the wire
+    assert set(_INPUTS) == set(TARGETS) - _OVER_SOCKETS
 
 
 @pytest.mark.parametrize("name", _INPUTS)
@@ -62,6 +68,15 @@ def test_every_decoder_answers(name: str) -> None:
     outcome = run(TARGETS[name](), 1, range(_INPUTS[name]))
     assert outcome.findings == []
     assert outcome.inputs == _INPUTS[name]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(_OVER_SOCKETS))
+def test_every_rpc_answers(name: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.fuzz", "--target", name, "--inputs", "60", "--json", str(tmp_path / "fuzz")]
+    ended = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "60 inputs, 0 of them bad" in ended.stdout
 
 
 # ---- what it found ----------------------------------------------------------------------------------

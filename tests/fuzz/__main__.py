@@ -162,7 +162,14 @@ _SHARES: Final = {
     "stream-entropy": 0.05,
     "files": 0.05,
     "models": 0.05,
-    "rpc-receiver": 0.3,
+    "link-settings": 1.0,
+    "transmit-ladder": 0.5,
+    "transmit-entropy": 0.05,
+    "rpc-receiver": 0.2,
+    "rpc-channel": 0.1,
+    "rpc-set-link": 0.05,
+    "rpc-transmitter": 0.1,
+    "rpc-transmitter-whole": 0.01,
 }
 """How many inputs a target gets, relative to the others: what costs a thousand times as much gets fewer."""
 

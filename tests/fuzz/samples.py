@@ -1,16 +1,20 @@
 """Real inputs of the decoders, made on the spot: a photo, its relevance, and plans of both codecs."""
 
+import io
 import itertools
 from functools import cache
 from typing import Any
 
 import numpy as np
 import skimage.data
+from PIL import Image
 
 from shared.arrays import UInt8Array
 from transmitter.codecs import load_sender
 from transmitter.pipeline import StageClock
 from transmitter.planning import Plan, PlanRequest
+
+from .mutations import Sample
 
 TRANSMISSION = 0x0BADCAFE
 """Of all packets."""
@@ -43,3 +47,26 @@ def plans(name: str) -> tuple[Plan, ...]:
         found.append(sender.prepare(photo(width, height)).plan(middle(width, height), request))
     found.append(sender.plan_exactly(photo(40, 30), packet_bytes=1_200, frame_bytes=0))
     return tuple(found)
+
+
+def encoded_photos() -> list[Sample]:
+    """A picture in every format and mode that is read, one string each."""
+    picture = Image.fromarray(photo(40, 24))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    ways: list[tuple[str, str, dict[str, Any]]] = [
+        *(("RGB", kind, {}) for kind in ("PNG", "JPEG", "WEBP", "AVIF", "TIFF", "BMP", "PPM", "GIF")),
+        *(("RGBA", "PNG", {}), ("L", "PNG", {}), ("P", "PNG", {}), ("1", "PNG", {}), ("CMYK", "JPEG", {})),
+        *(("RGB", "TIFF", {"compression": name}) for name in ("tiff_lzw", "tiff_deflate", "packbits", "jpeg")),
+        *(("RGB", "JPEG", {"exif": exif, "progressive": True}), ("RGB", "WEBP", {"lossless": True})),
+        *(("F", "TIFF", {}), ("LAB", "TIFF", {}), ("I;16", "PNG", {}), ("RGB", "PNG", {"exif": exif})),
+    ]
+    found = []
+    for mode, kind, options in ways:
+        buffer = io.BytesIO()
+        converted = Image.fromarray(np.asarray(picture.convert("L"), np.uint16) * 257) if mode == "I;16" else None
+        if mode == "LAB":
+            converted = Image.new("LAB", picture.size)
+        (converted or picture.convert(mode)).save(buffer, kind, **options)
+        found.append((buffer.getvalue(),))
+    return found

@@ -1,16 +1,13 @@
 """Every decoder of bytes from outside, with real inputs made on the spot."""
 
 import atexit
-import io
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from channel_emulator.replay import parse_trace, shipped_trace
 from client.files import decode_file, encode_exactly, encode_within, stream_header
@@ -46,9 +43,16 @@ from transmitter.planning import Plan
 
 from .links import link_settings
 from .mutations import Sample, seal_frames, seal_packet, seal_png
-from .rpc import receiver_calls
 from .runner import Target
-from .samples import TRANSMISSION, clock, middle, photo, plans
+from .samples import TRANSMISSION, clock, encoded_photos, middle, photo, plans
+from .services import (
+    channel_calls,
+    receiver_calls,
+    set_link_calls,
+    transmit_requests,
+    transmitter_calls,
+    whole_transmitter_calls,
+)
 from .transport import feedback, repair_blocks, repair_making
 
 _MIB = 1024 * 1024
@@ -304,39 +308,17 @@ def _pictures_of_files() -> Target:
 # ---- pictures and weights --------------------------------------------------------------------------
 
 
-def _encoded_photos() -> list[Sample]:
-    picture = Image.fromarray(photo(40, 24))
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    ways: list[tuple[str, str, dict[str, Any]]] = [
-        *(("RGB", kind, {}) for kind in ("PNG", "JPEG", "WEBP", "AVIF", "TIFF", "BMP", "PPM", "GIF")),
-        *(("RGBA", "PNG", {}), ("L", "PNG", {}), ("P", "PNG", {}), ("1", "PNG", {}), ("CMYK", "JPEG", {})),
-        *(("RGB", "TIFF", {"compression": name}) for name in ("tiff_lzw", "tiff_deflate", "packbits", "jpeg")),
-        *(("RGB", "JPEG", {"exif": exif, "progressive": True}), ("RGB", "WEBP", {"lossless": True})),
-        *(("F", "TIFF", {}), ("LAB", "TIFF", {}), ("I;16", "PNG", {}), ("RGB", "PNG", {"exif": exif})),
-    ]
-    found = []
-    for mode, kind, options in ways:
-        buffer = io.BytesIO()
-        converted = Image.fromarray(np.asarray(picture.convert("L"), np.uint16) * 257) if mode == "I;16" else None
-        if mode == "LAB":
-            converted = Image.new("LAB", picture.size)
-        (converted or picture.convert(mode)).save(buffer, kind, **options)
-        found.append((buffer.getvalue(),))
-    return found
-
-
 def _pictures() -> Target:
     def decode(sample: Sample) -> None:
         assert read_picture(sample[0]).dtype == np.uint8
 
     # 16 megapixels, the limit, take 250 MiB on their way through RGBA.
-    return Target("pictures", _encoded_photos(), decode, (InvalidInputError,), 10.0, 512 * _MIB, seal_png)
+    return Target("pictures", encoded_photos(), decode, (InvalidInputError,), 10.0, 512 * _MIB, seal_png)
 
 
 def _relevance_maps() -> Target:
     grid = PatchGrid(40, 24)
-    corpus = [*_encoded_photos(), (png_bytes(photo(40, 24)[:, :, 0]),)]
+    corpus = [*encoded_photos(), (png_bytes(photo(40, 24)[:, :, 0]),)]
 
     def decode(sample: Sample) -> None:
         found = read_relevance(sample[0], grid)
@@ -477,7 +459,13 @@ TARGETS: dict[str, Callable[[], Target]] = {
     "pictures": _pictures,
     "relevance-maps": _relevance_maps,
     "journal": _journals,
-    "rpc-receiver": lambda: receiver_calls(plans("ladder")[0], TRANSMISSION),
+    "transmit-ladder": lambda: transmit_requests("ladder"),
+    "transmit-entropy": lambda: transmit_requests("entropy"),
+    "rpc-receiver": receiver_calls,
+    "rpc-channel": channel_calls,
+    "rpc-set-link": set_link_calls,
+    "rpc-transmitter": transmitter_calls,
+    "rpc-transmitter-whole": whole_transmitter_calls,
     "weights": _weights,
     "models": _models,
     "traces": _traces,
