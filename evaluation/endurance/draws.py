@@ -90,7 +90,7 @@ def draw(seed: int, number: int, kinds: tuple[str, ...] = KINDS, clients: int = 
     random = Random(f"{seed}/{number}")  # noqa: S311 - no secret
     jobs = tuple(_job(random) for _ in range(clients))
     # So that the link is busy for about as long as the fault may wait.
-    busy_s = random.uniform(0.5, 1.5)
+    busy_s = random.uniform(0.4, 1.2)
     rate_bps = 8 * sum(job.wire_bytes for job in jobs) / busy_s
     fault = _fault(random, _kind(seed, number, kinds), busy_s)
     return Round(number, fault, jobs, rate_bps, random.choice((0.001, 0.01, 0.05)))

@@ -23,10 +23,9 @@ def good_link(drawn: Round) -> channel_pb2.LinkSettings:
     return settings
 
 
-def _impairments(**wrong: float) -> channel_pb2.Impairments:
-    return channel_pb2.Impairments(
-        **{"loss_rate": 0.0, "bit_error_rate": 0.0, **wrong}, blackouts=channel_pb2.Blackouts()
-    )
+def _impairments(loss_rate: float = 0.0, bit_error_rate: float = 0.0) -> channel_pb2.Impairments:
+    blackouts = channel_pb2.Blackouts()
+    return channel_pb2.Impairments(loss_rate=loss_rate, bit_error_rate=bit_error_rate, blackouts=blackouts)
 
 
 class Injector:

@@ -32,7 +32,7 @@ STALL_TIMEOUT_S: Final = 6.0
 RECOVERY_S: Final = 5.0
 """So long after everything is mended, a transmission must get through."""
 
-_LAST_MOMENT_S: Final = 0.5
+_LAST_MOMENT_S: Final = 0.3
 """What came so shortly before a kill need not be on the disk yet."""
 
 _TICK_S: Final = 2.5
