@@ -10,13 +10,12 @@ Memory follows what arrived, not what a header promises: a piece is kept as it c
 the picture exists before somebody asks for the picture. What a body holds, the codec says (`receiver.contract`).
 """
 
-from dataclasses import replace
 from enum import Enum
 from itertools import pairwise
 from typing import Final
 
 from receiver.contract import ArrivedPatches, Layout, ReceiverCodec, ReceiverCodecs
-from receiver.header import MAX_SECTION_BYTES
+from receiver.header import MAX_SECTION_BYTES, readable
 from receiver.repairs import Repairs
 from receiver.revision import OBJECT_BYTES, Revision
 from receiver.tally import Tally
@@ -238,12 +237,7 @@ class Assembly:
 
     def _open_by(self, section: bytes, revision: Revision) -> None:
         """Everything that can fail comes first, so that a bad header leaves no trace."""
-        header = StreamHeader.from_bytes(section)
-        codec = self._codecs.get(header.codec)
-        if codec is None or header.weights_hash != codec.weights_hash:
-            raise StreamError(f"codec {header.codec} with weights {header.weights_hash.hex()} is not known here")
-        if self.header is not None:
-            header = _later_header(header, self.header)
+        header, codec = readable(section, self.header, self._codecs)
         layout = Layout.of(codec.open(header), codec.entry)
         if self.header is None:
             self.header, self._codec = header, codec
@@ -314,16 +308,3 @@ class Assembly:
             if fresh:
                 number = self.transmission_id
                 self._recovered.append(Packet(PacketKind.PATCHES, number, position, body, revision.number))
-
-
-def _later_header(header: StreamHeader, first: StreamHeader) -> StreamHeader:
-    """The header of a later revision, with the sketch that all of them share.
-
-    Raises:
-        StreamError: it does not agree with that of the first revision.
-    """
-    if header.sketch:
-        raise StreamError("a later revision has a sketch of its own")
-    if (header.codec, header.weights_hash, header.grid) != (first.codec, first.weights_hash, first.grid):
-        raise StreamError("a later revision is of another picture, codec or weights")
-    return replace(header, sketch=first.sketch)

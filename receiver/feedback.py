@@ -144,9 +144,9 @@ class Teller:
     def _feedback(self, now: float, arrived: Sequence[Arrived]) -> bytes:
         assert self._last is not None
         counts = (self._sequence, self._arrived_bytes, self._arrived_packets)
-        name = (self._last.kind, self._last.revision, self._last.position)
+        name = (self._last.revision, self._last.position)
         times = (_microseconds(self._last_s), _microseconds(now - self._last_s))
-        data = Feedback(self._transmission_id, *counts, *times, *name, tuple(arrived)).to_packet()
+        data = Feedback(self._transmission_id, *counts, *times, self._last.kind, *name, tuple(arrived)).to_packet()
         self._sequence = (self._sequence + 1) & 0xFFFF
         self._said_s, self._message_bytes = now, len(data)
         self._said_bytes += len(data)

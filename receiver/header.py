@@ -1,12 +1,14 @@
-"""Gathers the header section of a transmission from fragments that come in any order, twice, or forged."""
+"""Gathers a header section from fragments that come in any order, twice, or forged, and judges whether it is of use."""
 
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
 
+from receiver.contract import ReceiverCodec, ReceiverCodecs
 from shared.arrays import BoolArray, UInt8Array
 from shared.errors import PacketError, StreamError
-from shared.packets import SECTION_HEADER_BYTES, max_sketch_bytes, section_bytes
+from shared.packets import SECTION_HEADER_BYTES, StreamHeader, max_sketch_bytes, section_bytes
 from shared.patches import MAX_PIXELS, MAX_SIDE, PATCH_SIZE
 
 # Padding adds at most 7 pixels to each side, and a level map takes at most a byte per patch and 64 more.
@@ -84,3 +86,30 @@ class HeaderSection:
         if more > 0:
             self._bytes = np.concatenate([self._bytes, np.zeros(more, np.uint8)])
             self._arrived = np.concatenate([self._arrived, np.zeros(more, np.bool_)])
+
+
+def readable(section: bytes, first: StreamHeader | None, codecs: ReceiverCodecs) -> tuple[StreamHeader, ReceiverCodec]:
+    """Reads a whole section.
+
+    Args:
+        section: of any content.
+        first: the header of the transmission's first revision; None where this is it.
+        codecs: those at hand.
+
+    Returns:
+        The header, of a later revision with the sketch that all share, and the codec that it names.
+
+    Raises:
+        StreamError: it is damaged, cannot be decoded here, or does not agree with the first one.
+    """
+    header = StreamHeader.from_bytes(section)
+    codec = codecs.get(header.codec)
+    if codec is None or header.weights_hash != codec.weights_hash:
+        raise StreamError(f"codec {header.codec} with weights {header.weights_hash.hex()} is not known here")
+    if first is None:
+        return header, codec
+    if header.sketch:
+        raise StreamError("a later revision has a sketch of its own")
+    if (header.codec, header.grid) != (first.codec, first.grid):
+        raise StreamError("a later revision is of another picture or codec")
+    return replace(header, sketch=first.sketch), codec

@@ -10,11 +10,14 @@ from receiver.assembly import Assembly
 from receiver.store import Entry
 from shared.codec.registry import ALL_LEVELS, CODECS
 from shared.levels import SKIPPED
+from shared.packets import PacketKind
 from shared.reports import ReportOutcome
 from shared.telemetry import LATENCY_BUCKETS_S
 
-PACKET_OUTCOMES: Final = ("accepted", "duplicate", "corrupt", "foreign", "refused")
-"""Refused: intact and ours, but there was no room for its transmission."""
+PACKET_OUTCOMES: Final = ("accepted", "duplicate", "repair", "poll", "corrupt", "foreign", "refused")
+"""Repair: of use in the place of others. Poll: a question. Refused: ours, but without room for its transmission."""
+
+_ANSWERS: Final = (PacketKind.FEEDBACK, PacketKind.REPORT)
 
 _ENDED: Final = (ReportOutcome.COMPLETE, ReportOutcome.PARTIAL, ReportOutcome.FAILED)
 _STAGES: Final = ("decode", "restore", "png")
@@ -32,6 +35,9 @@ class ReceiverMetrics:
 
         self._bytes = counter("received_bytes_total", "Bytes of all packets that came, whatever became of them.")
         self._packets = counter("packets_total", "Packets by what became of them.", "outcome")
+        self._repaired = counter("repaired_packets_total", "Packets that did not come, made from repair packets.")
+        self._answers = counter("answers_total", "Packets that were sent back.", "kind")
+        self._answer_bytes = counter("answer_bytes_total", "Bytes of the packets that were sent back.", "kind")
         labels = ("codec", "level")
         self._patches = counter("patches_total", "Patches by level and by what became of them.", *labels, "outcome")
         self._level_bytes = counter("received_level_bytes_total", "Bytes of the received patches.", *labels)
@@ -50,6 +56,9 @@ class ReceiverMetrics:
         """Rates need a first value: a series that appears with its first event hides that event."""
         for outcome in PACKET_OUTCOMES:
             self._packets.labels(outcome)
+        for kind in _ANSWERS:
+            self._answers.labels(kind.name.lower())
+            self._answer_bytes.labels(kind.name.lower())
         for ended in _ENDED:
             self._transmissions.labels(ended.name.lower())
         for stage in _STAGES:
@@ -70,6 +79,15 @@ class ReceiverMetrics:
         """Counts a packet; `outcome` is one of PACKET_OUTCOMES."""
         self._bytes.inc(size_bytes)
         self._packets.labels(outcome).inc()
+
+    def count_repaired(self, packets: int) -> None:
+        """Counts packets that were made from others."""
+        self._repaired.inc(packets)
+
+    def count_answer(self, kind: PacketKind, size_bytes: int) -> None:
+        """Counts a packet that was sent back; `kind` is FEEDBACK or REPORT."""
+        self._answers.labels(kind.name.lower()).inc()
+        self._answer_bytes.labels(kind.name.lower()).inc(size_bytes)
 
     def count_patches(self, assembly: Assembly, levels_before: tuple[int, ...], bytes_before: int) -> None:
         """Counts what came since an assembly's `levels_received` and `content_bytes` were as given."""

@@ -2,10 +2,10 @@
 """The receiver's gRPC service: sockets, clock and tasks around the plain modules.
 
 ```
-Receive ─► StreamIngest ─► Store of assemblies ─► PictureMaker (threads) ─► report packets
-                               ▲     │  ▲
-Get / Watch / List ────────────┘     ▼  │ what is not in memory any more
-                                   Recorder (a thread, the disk)
+Receive ─► Receiving ─► Store of assemblies ─► PictureMaker (threads) ─► feedback and report packets
+                            ▲     │  ▲
+Get / Watch / List ─────────┘     ▼  │ what is not in memory any more
+                                Recorder (a thread, the disk)
 ```
 """
 
@@ -14,33 +14,31 @@ import math
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
 from typing import Any, Final, TypeAlias
 
 import grpc
 import torch
-from google.protobuf.message import DecodeError
 from prometheus_client import CollectorRegistry
 
 from receiver.archive import Limits
 from receiver.config import ReceiverConfig
 from receiver.contract import ReceiverCodecs
-from receiver.ingest import MAX_OPEN, StreamIngest
 from receiver.metrics import ReceiverMetrics
 from receiver.pictures import PictureMaker
+from receiver.receiving import Receiving
 from receiver.recorder import Recorder, open_archive
 from receiver.store import Entry, Picture, Store
-from shared.errors import InvalidInputError, NotFoundError, UnavailableError
+from shared.errors import InvalidInputError, NotFoundError
 from shared.service import LINK_OPTIONS, MAX_PICTURE_MESSAGE_BYTES, running
 from shared.stubs.mmsc.v1 import common_pb2, receiver_pb2, receiver_pb2_grpc
 from shared.telemetry import new_registry
-from shared.tracing import Tracer, span, tracer_for
+from shared.tracing import Tracer, tracer_for
 
 _Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
 _ID: Final = re.compile("[0-9a-fA-F]{8}")
 _SWEEP_S: Final = 1.0  # how often silent transmissions are looked for
-_TURN: Final = 256  # packets after which other streams get their turn
 _DEFAULT_INTERVAL_S: Final = 0.5
 _OPTIONS: Final = (*LINK_OPTIONS, ("grpc.max_send_message_length", MAX_PICTURE_MESSAGE_BYTES))
 
@@ -67,20 +65,15 @@ class ReceiverServicer(receiver_pb2_grpc.ReceiverServiceServicer):
         self._store, self._maker, self._recorder, self._metrics, self._clock = store, maker, recorder, metrics, clock
         self._changed = asyncio.Event()
 
-    async def Receive(self, request_iterator: Any, context: _Context) -> AsyncIterator[receiver_pb2.ReceiveResponse]:
-        """Takes packets and answers with reports, each when its transmission has ended."""
-        reports: asyncio.Queue[bytes | None] = asyncio.Queue()
-        ingest = StreamIngest(self._store, self._metrics, self._recorder.take)
-        reader = asyncio.create_task(self._read(request_iterator, ingest, reports))
-        try:
-            while (report := await reports.get()) is not None:
-                yield receiver_pb2.ReceiveResponse(packets=[report])
-            await reader
-        finally:
-            reader.cancel()
-            for entry in ingest.end():
-                self._recorder.end(entry.assembly.report(0.0))
-            self._announce()
+    async def Receive(
+        self, request_iterator: AsyncIterator[receiver_pb2.ReceiveRequest], context: _Context
+    ) -> AsyncIterator[receiver_pb2.ReceiveResponse]:
+        """Takes packets; answers with feedback while a transmission goes on, and with its report when it has ended."""
+        services = (self._store, self._maker, self._recorder, self._metrics, self._clock)
+        receiving = Receiving(*services, recall=self._recall, announce=self._announce)
+        async with aclosing(receiving.answers(request_iterator)) as answers:
+            async for packets in answers:
+                yield receiver_pb2.ReceiveResponse(packets=packets)
 
     async def GetReconstruction(
         self, request: receiver_pb2.GetReconstructionRequest, context: _Context
@@ -140,57 +133,6 @@ class ReceiverServicer(receiver_pb2_grpc.ReceiverServiceServicer):
             if assembly is not None:
                 self._store.adopt(assembly, assembly.last_s)
         self._announce()
-
-    # ---- receiving -----------------------------------------------------------------------------
-
-    async def _read(
-        self, requests: AsyncIterator[receiver_pb2.ReceiveRequest], ingest: StreamIngest, reports: asyncio.Queue[Any]
-    ) -> None:
-        """Reads to the end while pictures are made and reported; None tells that all is said."""
-        slots = asyncio.Semaphore(MAX_OPEN)
-        unreadable: DecodeError | None = None
-        try:
-            async with asyncio.TaskGroup() as group:
-                with span("assembling"):
-                    try:
-                        async for request in requests:
-                            async for complete in self._take(request.packets, ingest):
-                                await slots.acquire()
-                                group.create_task(self._report(complete, reports, slots))
-                    except DecodeError as error:  # what came before it is reported first
-                        unreadable = error
-                for entry in ingest.end():
-                    group.create_task(self._report(entry, reports, slots))
-                self._announce()
-            if unreadable is not None:
-                raise InvalidInputError("packets", "a message of the stream cannot be read") from unreadable
-        finally:
-            reports.put_nowait(None)
-
-    async def _take(self, packets: Sequence[bytes], ingest: StreamIngest) -> AsyncIterator[Entry]:
-        for number, data in enumerate(packets, 1):
-            known = self._recorder.wanted(data)
-            if known is not None and self._store.get(known) is None:
-                with suppress(UnavailableError):  # the packet is refused and counted for the same reason
-                    await self._recall(known)
-            entry = ingest.take(data, self._clock())
-            if entry is not None:
-                yield entry
-            if entry is not None or number % _TURN == 0:
-                await asyncio.sleep(0)
-        self._announce()
-
-    async def _report(self, entry: Entry, reports: asyncio.Queue[Any], slots: asyncio.Semaphore) -> None:
-        # The transmitter need not wait for the PNG, which only a viewer of the picture wants.
-        with span("reconstructing", transmission=f"{entry.assembly.transmission_id:08x}") as traced:
-            try:
-                reconstruct_s = await self._maker.reconstruct_s(entry)
-            finally:
-                self._recorder.end(entry.assembly.report(0.0))
-            traced.set(outcome=entry.assembly.outcome.name, received_bytes=entry.assembly.received_bytes)
-        slots.release()
-        self._announce()
-        reports.put_nowait(entry.assembly.report(reconstruct_s).to_packet())
 
     # ---- watching ------------------------------------------------------------------------------
 

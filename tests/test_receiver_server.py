@@ -5,7 +5,7 @@ import io
 import json
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -27,7 +27,7 @@ from receiver.pictures import PictureMaker
 from receiver.server import receiver_service
 from receiver.store import Entry, Store
 from shared.errors import InvalidInputError, WeightsError
-from shared.packets import Packet
+from shared.packets import Packet, PacketKind
 from shared.reports import Report, ReportOutcome
 from shared.service import LINK_OPTIONS
 from shared.stubs.mmsc.v1 import common_pb2, receiver_pb2, receiver_pb2_grpc
@@ -49,7 +49,8 @@ class Receiver:
         return await self.reports(self.stub.Receive(requests(*messages), timeout=_TIMEOUT_S))
 
     async def reports(self, call: Any) -> list[Report]:
-        return [Report.from_packet(Packet.from_bytes(data)) async for answer in call for data in answer.packets]
+        """Each report once, though it is sent several times."""
+        return list(dict.fromkeys([report async for answer in call for report in reports_in(answer.packets)]))
 
     async def get(self, transmission_id: str = f"{ID:08x}", level_map: bool = False) -> receiver_pb2.Reconstruction:
         request = receiver_pb2.GetReconstructionRequest(transmission_id=transmission_id, return_level_map=level_map)
@@ -73,6 +74,21 @@ class Receiver:
 
     def value(self, name: str, **labels: str) -> float:
         return self.registry.get_sample_value(name, labels) or 0.0
+
+
+def reports_in(packets: Iterable[bytes]) -> list[Report]:
+    found = map(Packet.from_bytes, packets)
+    return [Report.from_packet(packet) for packet in found if packet.kind is PacketKind.REPORT]
+
+
+async def next_report(call: Any, transmission_id: int) -> Report:
+    """Reads on to the next report of a transmission."""
+    while True:
+        answer = await call.read()
+        assert answer is not grpc.aio.EOF
+        for report in reports_in(answer.packets):
+            if report.transmission_id == transmission_id:
+                return report
 
 
 async def requests(*messages: list[bytes]) -> AsyncIterator[receiver_pb2.ReceiveRequest]:
@@ -124,13 +140,13 @@ async def test_complete(receiver: Receiver) -> None:
 async def test_complete_is_answered_while_the_stream_is_open(receiver: Receiver) -> None:
     call = receiver.stub.Receive(timeout=_TIMEOUT_S)
     await call.write(receiver_pb2.ReceiveRequest(packets=SENT.packets))
-    answer = await call.read()
-    assert Report.from_packet(Packet.from_bytes(answer.packets[0])).outcome is ReportOutcome.COMPLETE
+    assert (await next_report(call, ID)).outcome is ReportOutcome.COMPLETE
     await call.write(receiver_pb2.ReceiveRequest(packets=OTHER.packets))
-    answer = await call.read()
-    assert Report.from_packet(Packet.from_bytes(answer.packets[0])).transmission_id == 0x12345678
+    assert (await next_report(call, 0x12345678)).outcome is ReportOutcome.COMPLETE
     await call.done_writing()
-    assert await call.read() is grpc.aio.EOF
+    async with asyncio.timeout(_TIMEOUT_S):
+        while await call.read() is not grpc.aio.EOF:
+            pass
 
 
 async def test_loss(receiver: Receiver) -> None:
@@ -235,7 +251,7 @@ async def test_a_message_that_is_none_is_told_after_the_reports(receiver: Receiv
         await read()
     assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
     assert "packets" in (caught.value.details() or "")
-    (report,) = [Report.from_packet(Packet.from_bytes(data)) for data in answers]
+    (report,) = set(reports_in(answers))
     assert report.outcome is ReportOutcome.COMPLETE
 
 

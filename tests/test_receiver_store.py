@@ -218,7 +218,7 @@ async def test_a_killed_receiver_goes_on_where_it_was(tmp_path: Path) -> None:
                 await written(tmp_path, SENT.packets[:_HALF])
                 child.send_signal(signal.SIGKILL)
                 with pytest.raises(grpc.aio.AioRpcError):
-                    await call.read()
+                    await Receiver("", channel, CollectorRegistry()).reports(call)
         finally:
             child.kill()
     async with running(store=str(tmp_path)) as receiver:
