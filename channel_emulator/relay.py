@@ -25,8 +25,11 @@ CREDIT_INTERVAL_S: Final = 0.005
 MESSAGE_BYTES: Final = 262_144
 """Packets that are due together share a message of about this size: a message costs, not its bytes."""
 
+HELD_BYTES: Final = 1_048_576
+"""What may wait for a receiver that does not read, before the sender's credit stops growing."""
+
 BACKLOG_BYTES: Final = 16 * 1024 * 1024
-"""What may wait for a receiver that does not read, before its stream ends."""
+"""What may wait for such a receiver, from a sender that does not heed its credit, before the stream ends."""
 
 ReceiveCall: TypeAlias = grpc.aio.StreamStreamCall[receiver_pb2.ReceiveRequest, receiver_pb2.ReceiveResponse]
 
@@ -92,8 +95,11 @@ class Relay:
             while not (self._port.ended and not self._port.packets):
                 await self._port.arrived.wait()
                 # No more at a time than is written: what waits for a slow receiver stays in sight.
-                while packets := self._port.fetch(MESSAGE_BYTES):
-                    await self._call.write(receiver_pb2.ReceiveRequest(packets=packets))
+                while self._port.packets:
+                    held = self._port.packets_bytes > HELD_BYTES
+                    await self._call.write(receiver_pb2.ReceiveRequest(packets=self._port.fetch(MESSAGE_BYTES)))
+                    if held:
+                        self._port.changed.set()
             await self._call.done_writing()
 
     async def _collect(self) -> None:
@@ -111,26 +117,32 @@ class Relay:
             raise UnavailableError("receiver: does not read what the link delivers")
         return self._reports.ended and not self._reports.packets and not self._news()
 
+    def _credit_bytes(self) -> int:
+        """What the sender may have handed over: as the link says, less while much waits for the receiver."""
+        held_bytes = max(self._port.packets_bytes - HELD_BYTES, 0)
+        return max(self._port.account.credit_bytes - held_bytes, self._told_bytes())
+
+    def _told_bytes(self) -> int:
+        return self._told[0] if self._told else 0
+
     def _news(self) -> bool:
-        account = self._port.account
-        return (account.credit_bytes, account.departed_bytes) != self._told
+        return (self._credit_bytes(), self._port.account.departed_bytes) != self._told
 
     def _response(self) -> channel_pb2.RelayResponse | None:
         """What the sender is to be told now, if anything."""
         if not self._reports.packets and not (self._news() and self._forward_link.now_s() >= self._tell_s()):
             return None
-        account = self._port.account
-        self._told, self._told_s = (account.credit_bytes, account.departed_bytes), self._forward_link.now_s()
+        credit_bytes, departed_bytes = self._credit_bytes(), self._port.account.departed_bytes
+        self._told, self._told_s = (credit_bytes, departed_bytes), self._forward_link.now_s()
         return channel_pb2.RelayResponse(
-            packets=self._reports.fetch(), credit_bytes=account.credit_bytes, departed_bytes=account.departed_bytes
+            packets=self._reports.fetch(), credit_bytes=credit_bytes, departed_bytes=departed_bytes
         )
 
     def _tell_s(self) -> float:
         """When the account may be told: seldom while the sender has something to go on with, else at once."""
         account = self._port.account
         handed_bytes = account.departed_bytes + account.queued_bytes
-        told_bytes = self._told[0] if self._told else 0
-        ample = told_bytes - handed_bytes > self._forward_link.link.settings.queue_bytes // 2
+        ample = self._told_bytes() - handed_bytes > self._forward_link.link.settings.queue_bytes // 2
         waits = account.queued_bytes or (ample and not self._port.ended)
         return self._told_s + CREDIT_INTERVAL_S if waits else -math.inf
 

@@ -43,6 +43,7 @@ class Recorder(receiver_pb2_grpc.ReceiverServiceServicer):
 
     def __init__(self) -> None:
         self.streams: list[Stream] = []
+        self.awake = asyncio.Event()
 
     async def Receive(self, request_iterator, context) -> AsyncIterator[receiver_pb2.ReceiveResponse]:
         stream = Stream()
@@ -56,6 +57,8 @@ class Recorder(receiver_pb2_grpc.ReceiverServiceServicer):
                 return
             if b"hang" in request.packets:
                 await asyncio.Event().wait()
+            if b"pause" in request.packets:
+                await self.awake.wait()
             yield receiver_pb2.ReceiveResponse(packets=[b"report %d" % len(stream.packets)])
         stream.ended = True
         yield receiver_pb2.ReceiveResponse(packets=[b"done"])
@@ -430,6 +433,36 @@ async def test_a_receiver_that_does_not_read_ends_the_relay(monkeypatch):
                 pass
         assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
         assert "does not read" in caught.value.details()
+
+
+async def test_the_credit_stops_while_a_receiver_does_not_read_and_goes_on_afterwards(monkeypatch):
+    monkeypatch.setattr(channel_emulator.relay, "HELD_BYTES", 50_000)
+    monkeypatch.setattr(channel_emulator.relay, "MESSAGE_BYTES", 20_000)
+    recorder = Recorder()
+    async with receiving(recorder) as receiver, emulating(receiver) as emulator:
+        call = emulator.stub.Relay(timeout=20)
+        await call.write(request([b"pause"]))
+        credit_bytes, sent_bytes = 0, len(b"pause")
+
+        async def send(until_bytes: int) -> None:
+            nonlocal credit_bytes, sent_bytes
+            while sent_bytes < until_bytes:
+                while credit_bytes < sent_bytes + 9_000:
+                    credit_bytes = (await call.read()).credit_bytes
+                await call.write(request([bytes(900)] * 10))
+                sent_bytes += 9_000
+
+        sending = asyncio.create_task(send(2_000_000))
+        await asyncio.sleep(0.5)
+        assert not sending.done()
+        # The queue, what is held, and what gRPC itself has between the two services.
+        assert sent_bytes < 65_536 + 50_000 + 250_000
+        recorder.awake.set()
+        await sending
+        await call.done_writing()
+        while await call.read() is not grpc.aio.EOF:
+            pass
+    assert sum(map(len, recorder.streams[0].packets)) == sent_bytes >= 2_000_000
 
 
 def test_the_process_loads_nothing_heavy():
