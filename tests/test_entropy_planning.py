@@ -12,7 +12,8 @@ from shared.entropy_level_map import decode as decode_level_map
 from shared.errors import BudgetTooSmallError
 from shared.packets import MAX_PACKET_BYTES
 from shared.patches import PatchGrid, join, split
-from transmitter.entropy_planning import plan_entropy, plan_exactly
+from transmitter import entropy_planning
+from transmitter.entropy_planning import plan_exactly
 from transmitter.entropy_source import offsets_of
 from transmitter.planning import PlanRequest
 
@@ -26,6 +27,10 @@ MASK[20:100, 60:170] = 1
 
 def _request(budget_bytes, packet_bytes=MAX_PACKET_BYTES):
     return PlanRequest(budget_bytes, packet_bytes)
+
+
+def plan_entropy(codec, image, relevance, request):
+    return entropy_planning.plan_entropy(codec, image, relevance, request).plan
 
 
 def _decoded(plan):

@@ -11,6 +11,8 @@ error the steps of two patches keep the ratio that their weights ask for, whatev
 the budget goes into the price of a bit, which is the encoder's own affair and has no steps.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -20,17 +22,26 @@ from shared.codec.entropy.codec import EntropyCodec
 from shared.codec.entropy.context import QUALITIES
 from shared.codec.entropy.lossy_model import DEFAULT_PRICE
 from shared.errors import BudgetTooSmallError
+from transmitter.entropy_revisions import Served
 from transmitter.entropy_search import Search
 from transmitter.entropy_settings import ALL_EXACT, Setting
 from transmitter.entropy_source import prepare
 from transmitter.entropy_trials import Trial, Trials
-from transmitter.planning import Plan, PlanRequest
+from transmitter.planning import Earlier, Plan, PlanRequest
 
 _LAYER_SHARE: Final = 0.03
 _PLAIN_LAYER_SHARE: Final = 0.008  # where every patch is sent, the layer shows only while they are on their way
 
 
-def plan_entropy(codec: EntropyCodec, image: UInt8Array, relevance: Float32Array, request: PlanRequest) -> Plan:
+@dataclass(frozen=True, eq=False)
+class Planned:
+    """A plan, and what was learnt while it was made."""
+
+    plan: Plan
+    trials: Trials
+
+
+def plan_entropy(codec: EntropyCodec, image: UInt8Array, relevance: Float32Array, request: PlanRequest) -> Planned:
     """Finds what makes the most of a budget.
 
     Args:
@@ -47,10 +58,32 @@ def plan_entropy(codec: EntropyCodec, image: UInt8Array, relevance: Float32Array
     """
     share = _LAYER_SHARE if relevance.any() else _PLAIN_LAYER_SHARE
     source = prepare(codec, image, relevance, int(request.budget_bytes * share))
-    found = Search(Trials(codec, source, request), request.budget_bytes).run()
+    trials = Trials(codec, source, request)
+    found = Search(trials, request.budget_bytes).run()
     if found is None or not found.bodies:
         found = _layer_alone(codec, image, relevance, request)
-    return _plan(found, request)
+    return Planned(_plan(found, request), trials)
+
+
+def replan_entropy(learnt: Trials, request: PlanRequest, earlier: Sequence[Earlier]) -> Plan | None:
+    """Finds what makes the most of a budget when some of the picture is there already.
+
+    Args:
+        learnt: from a plan of the same picture and relevance, whose background layer the receiver has; goes on
+            learning.
+        request: budget, packet length and what a container adds.
+        earlier: every revision so far.
+
+    Returns:
+        A plan with `wire_bytes <= request.budget_bytes`; None where nothing is worth sending.
+
+    Raises:
+        InvalidInputError: `earlier` is not of this picture.
+    """
+    source = replace(learnt.source, layer=b"")
+    trials = replace(learnt, source=source, request=request, served=Served.of(earlier, source))
+    found = Search(trials, request.budget_bytes).run()
+    return _plan(found, request) if found and found.bodies else None
 
 
 def plan_exactly(codec: EntropyCodec, image: UInt8Array, request: PlanRequest) -> Plan:

@@ -9,7 +9,7 @@ import numpy as np
 from shared.codec.entropy.context import QUALITIES
 from shared.codec.entropy.levels import EXACT
 from shared.codec.entropy.lossy_model import DEFAULT_PRICE
-from transmitter.entropy_settings import ALL_EXACT, Setting, guessed_bits
+from transmitter.entropy_settings import ALL_EXACT, Setting, price_exponent
 from transmitter.entropy_trials import Trial, Trials
 
 _ENOUGH: Final = 0.991
@@ -19,7 +19,6 @@ _FOR_CLOSING: Final = 4  # trials kept for the last percents
 _TRIALS: Final = 12
 _WORTH_CODING: Final = (_ENOUGH, 0.9995)  # measured bytes over the budget; measures are true to a few per mille
 _PRICES: Final = (0.02, 0.35)
-_PRICE_EXPONENT: Final = 0.17  # bytes fall as the price to this power, by measurement
 _PRICE_EXPONENTS: Final = (0.03, 0.6)
 
 
@@ -135,7 +134,7 @@ class Search:
 
     def _close(self, trial: Trial, tries: int) -> None:
         """From a trial near the budget: another price of bits, until it fits and enough of the budget is used."""
-        exponent = _PRICE_EXPONENT
+        exponent = price_exponent(8 * trial.wire_bytes / max(int(np.count_nonzero(trial.levels)), 1))
         for _ in range(tries):
             if self._enough():
                 return
@@ -161,7 +160,7 @@ class Search:
 
     def _guessed_bytes(self, fineness: int) -> float:
         if fineness not in self.guesses:
-            self.guesses[fineness] = float(guessed_bits(self.trials.source, fineness).sum() / 8)
+            self.guesses[fineness] = self.trials.expected_bytes(fineness)
         return self.guesses[fineness]
 
 

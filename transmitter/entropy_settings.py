@@ -1,11 +1,12 @@
 """A picture ready to be coded, and what one setting of the entropy codec makes of it before anything is coded."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 import numpy as np
 
-from shared.arrays import Float32Array, Float64Array, Int64Array, UInt8Array
+from shared.arrays import BoolArray, Float32Array, Float64Array, Int64Array, UInt8Array
 from shared.codec.entropy.context import QUALITIES, quantiser_steps
 from shared.codec.entropy.levels import EXACT, FINEST, HALF_OCTAVE, sending_order
 from shared.codec.entropy.transform import MEANS
@@ -29,6 +30,7 @@ _LIKE_EXACT: Final = 22  # the quantiser under which patches take about as much 
 _PART: Final = 8_192  # patches
 _BITS_PER_OCTAVE: Final = 0.95  # of signal over step, squared; measured with the next one on training photos
 _SIGNAL: Final = 2.0
+_EXPONENTS: Final = (2.2, -0.65, 0.6)  # by bits of a patch: factor, power, largest; measured on training photos
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,20 @@ class Source:
     means: Float64Array
     """(grid.count, 3) first coefficients that the background leads to expect."""
 
+    def centred(self, part: slice) -> Float32Array:
+        """(n, 192) coefficients of some patches, less what the background leads to expect."""
+        coefficients = self.coefficients[part].copy()
+        coefficients[:, :MEANS] -= self.means[part]
+        return coefficients
+
+    @cached_property
+    def shares(self) -> Float64Array:
+        """(grid.count,) how much of each patch counts: at the edge of a mask, what lies inside."""
+        shares = np.ones(self.grid.count)
+        if self.edges is not None:
+            shares[self.edges.numbers] = self.edges.inside.mean(axis=1)
+        return shares
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -72,19 +88,42 @@ def guessed_bits(source: Source, fineness: int) -> Float64Array:
     # In parts, so that a large picture's coefficients are never there twice.
     for start in range(0, len(bits), _PART):
         part = slice(start, start + _PART)
-        coefficients = source.coefficients[part].copy()
-        coefficients[:, :MEANS] -= source.means[part]
-        octaves = np.log2(1 + _SIGNAL * np.square(coefficients / widths[part]))
+        octaves = np.log2(1 + _SIGNAL * np.square(source.centred(part) / widths[part]))
         bits[part] = _BITS_PER_OCTAVE * octaves.sum(axis=1, dtype=np.float64)
     return bits
 
 
-def levels_at(source: Source, setting: Setting) -> tuple[UInt8Array, int, int]:
-    """(grid.count,) levels under a setting, the quantiser of the finest lossy one, and the distance of the others."""
+def price_exponent(bits: float) -> float:
+    """By which power of the price of a bit patches of so many bits get smaller: the fewer bits, the more."""
+    return float(_price_exponents(np.array([bits]))[0])
+
+
+def _price_exponents(bits: Float64Array) -> Float64Array:
+    factor, power, largest = _EXPONENTS
+    return np.asarray(np.minimum(factor * np.maximum(bits, 1.0) ** power, largest))
+
+
+def at_price(bits: Float64Array, ratio: float) -> Float64Array:
+    """(n,) what patches take where a bit's price is `ratio` times that at which they take (n,) `bits`."""
+    return np.asarray(bits * ratio ** -_price_exponents(bits))
+
+
+def levels_at(source: Source, setting: Setting, closed: BoolArray | None = None) -> tuple[UInt8Array, int, int]:
+    """What a setting makes of a picture.
+
+    Args:
+        source: the picture.
+        setting: the setting.
+        closed: (grid.count,) patches that are skipped whatever the setting; None: none.
+
+    Returns:
+        (grid.count,) levels, the quantiser of the finest lossy one, and the distance of the others.
+    """
     qualities = setting.fineness + HALF_OCTAVE * source.offsets
-    levels = np.where(qualities < EXACT_BELOW, EXACT, 0).astype(np.uint8)
+    open_ = np.ones(source.grid.count, np.bool_) if closed is None else ~closed
+    levels = np.where((qualities < EXACT_BELOW) & open_, EXACT, 0).astype(np.uint8)
     worth = (setting.fineness + HALF_OCTAVE * source.merits <= COARSEST) | (source.merits == 0)
-    lossy = (qualities >= EXACT_BELOW) & (qualities < QUALITIES) & worth
+    lossy = (qualities >= EXACT_BELOW) & (qualities < QUALITIES) & worth & open_
     if not lossy.any():
         return levels, 0, HALF_OCTAVE
     used = np.unique(source.offsets[lossy])

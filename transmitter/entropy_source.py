@@ -26,9 +26,17 @@ _LAYERS: Final = ((124, True), (116, True), (124, False), (116, False), (108, Fa
 
 
 def prepare(codec: EntropyCodec, image: UInt8Array, relevance: Float32Array, layer_bytes: int) -> Source:
-    """Everything about a picture that does not depend on the setting."""
+    """Everything about a picture that does not depend on the setting, with a background layer in so many bytes."""
+    return prepare_over(codec, image, relevance, background_within(codec, image, layer_bytes))
+
+
+def prepare_over(codec: EntropyCodec, image: UInt8Array, relevance: Float32Array, layer: bytes) -> Source:
+    """As `prepare`, over a background layer that is there already.
+
+    Raises:
+        StreamError: the layer is of another picture, or damaged.
+    """
     grid, patches = PatchGrid.of(image), split(image)
-    layer = background_within(codec, image, layer_bytes)
     colours = codec.background(layer, grid)
     offsets, merits = offsets_of(relevance, grid)
     coefficients = codec.lossy.transform.analyse(patches)

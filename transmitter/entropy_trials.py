@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from shared.arrays import Float32Array, Float64Array, Int64Array, UInt8Array
+from shared.arrays import BoolArray, Float32Array, Float64Array, Int64Array, UInt8Array
 from shared.codec.entropy.codec import (
     COUNT_BYTES,
     ENTROPY_CODEC,
@@ -19,9 +19,11 @@ from shared.codec.entropy.codec import (
 )
 from shared.codec.entropy.context import quantiser_steps
 from shared.codec.entropy.levels import EXACT, sending_order
+from shared.codec.entropy.lossy_model import DEFAULT_PRICE
 from shared.entropy_level_map import encode as encode_level_map
 from shared.packets import PACKET_HEADER_BYTES, StreamHeader
-from transmitter.entropy_settings import Setting, Source, guessed_bits, levels_at
+from transmitter.entropy_revisions import Served
+from transmitter.entropy_settings import Setting, Source, at_price, guessed_bits, levels_at
 from transmitter.planning import Body, PlanRequest, wire_bytes
 
 _NEVER: Final = 1 << 40  # bytes
@@ -67,10 +69,12 @@ class Trials:
     codec: EntropyCodec
     source: Source
     request: PlanRequest
+    served: Served | None = None
+    """What is there already; None in a first plan."""
     _exact_bodies: dict[tuple[int, int, bytes], bytes] = field(default_factory=dict)
     _exact_bits: Float64Array | None = None
     _factors: Float64Array | None = None
-    """(grid.count,) of each patch's bits over what was guessed, as last seen."""
+    """(grid.count,) of each patch's bits over what was guessed, as last seen, at the default price of a bit."""
 
     def run(self, setting: Setting) -> Trial:
         """Codes the picture under a setting."""
@@ -81,14 +85,14 @@ class Trials:
         return self._tried(setting, self._measured)
 
     def _tried(self, setting: Setting, code: Coding) -> Trial:
-        levels, base, spacing = levels_at(self.source, setting)
+        guess = guessed_bits(self.source, setting.fineness)
+        expected = at_price(self._expected(guess), setting.price / DEFAULT_PRICE)
+        levels, base, spacing = levels_at(self.source, setting, self._closed(setting.fineness, expected))
         order = sending_order(levels, self.source.grid)
         scene = Scene(self.source.grid, levels, base, spacing, order, self.source.means)
-        guess = guessed_bits(self.source, setting.fineness)
-        expected = guess if self._factors is None else self._factors * guess
         bits = np.where(levels == EXACT, self._bits_if_exact(levels), expected)
         pieces = [*self._exact(scene, bits), *self._lossy(scene, bits, setting.price, code)]
-        self._learn(levels, bits / np.maximum(guess, 1))
+        self._learn(levels, at_price(bits, DEFAULT_PRICE / setting.price) / np.maximum(guess, 1))
         header = self._header(scene)
         sizes = [piece.size for piece in pieces]
         # A patch that fits no packet, as of noise under a fine quantiser, rules the setting out.
@@ -100,6 +104,18 @@ class Trials:
             if piece.content is not None
         )
         return Trial(setting, header, levels, bodies if len(bodies) == len(pieces) else None, taken)
+
+    def expected_bytes(self, fineness: int) -> float:
+        """About what `run` would take at the default price, without coding or measuring anything."""
+        expected = self._expected(guessed_bits(self.source, fineness))
+        levels, _, _ = levels_at(self.source, Setting(fineness, DEFAULT_PRICE), self._closed(fineness, expected))
+        return float(expected[levels > 0].sum() / 8)
+
+    def _expected(self, guess: Float64Array) -> Float64Array:
+        return guess if self._factors is None else self._factors * guess
+
+    def _closed(self, fineness: int, bits: Float64Array) -> BoolArray | None:
+        return None if self.served is None else self.served.closed(self.source, fineness, bits)
 
     def _exact(self, scene: Scene, bits: Float64Array) -> Iterator[_Piece]:
         exact = np.flatnonzero(scene.levels[scene.order] == EXACT)

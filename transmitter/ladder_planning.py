@@ -87,14 +87,14 @@ def make_plan(
     costs = errors.copy()
     costs[:, 0] = skip_errors(image, empty.header.sketch, empty.header.grid)
     allocator = STRATEGIES[request.strategy](importance, costs)
-    return _with_last_bytes(image, _fullest(empty, allocator, request.budget_bytes), request.budget_bytes)
+    return _with_last_bytes(image, fullest(empty, allocator, request.budget_bytes), request.budget_bytes)
 
 
 def exact_plan(image: UInt8Array, weights_hash: bytes, packet_bytes: int, frame_bytes: int) -> LadderPlan:
     """Every patch of a picture, (height, width, 3) RGB, at the exact level; see `make_plan` and `LadderPlan`."""
     header = StreamHeader(LADDER_CODEC, weights_hash, PatchGrid.of(image), b"", b"", 0)
     levels = np.full(header.grid.count, RAW, np.uint8)
-    return _with_levels(LadderPlan(header, levels, packet_bytes, frame_bytes), levels)
+    return with_levels(LadderPlan(header, levels, packet_bytes, frame_bytes), levels)
 
 
 def skip_errors(image: UInt8Array, sketch: bytes, grid: PatchGrid) -> Float32Array:
@@ -108,7 +108,7 @@ def _empty_plan(image: UInt8Array, request: PlanRequest, weights_hash: bytes) ->
     grid = PatchGrid.of(image)
     header = StreamHeader(LADDER_CODEC, weights_hash, grid, b"", b"", 0)
     skipped = np.zeros(grid.count, np.uint8)
-    bare = _with_levels(LadderPlan(header, skipped, request.packet_bytes, request.frame_bytes), skipped)
+    bare = with_levels(LadderPlan(header, skipped, request.packet_bytes, request.frame_bytes), skipped)
     if bare.wire_bytes > request.budget_bytes:
         least = f"{request.budget_bytes} bytes, where the headers alone take {bare.wire_bytes}"
         raise BudgetTooSmallError("budget", least)
@@ -116,7 +116,8 @@ def _empty_plan(image: UInt8Array, request: PlanRequest, weights_hash: bytes) ->
     return _with_sketch(bare, image, usual)
 
 
-def _with_levels(plan: LadderPlan, levels: UInt8Array) -> LadderPlan:
+def with_levels(plan: LadderPlan, levels: UInt8Array) -> LadderPlan:
+    """The plan with other levels, (patches,)."""
     table, level_map = encode_level_map(levels, plan.header.grid)
     header = replace(plan.header, level_map=level_map, level_map_table=table)
     return replace(plan, header=header, levels=levels)
@@ -126,13 +127,13 @@ def _with_sketch(plan: LadderPlan, image: UInt8Array, size_bytes: int) -> Ladder
     return replace(plan, header=replace(plan.header, sketch=encode_sketch(image, size_bytes)))
 
 
-def _fullest(empty: LadderPlan, allocator: Allocator, budget_bytes: int) -> LadderPlan:
-    """The fullest plan within the budget that a few rounds of search find."""
+def fullest(empty: LadderPlan, allocator: Allocator, budget_bytes: int) -> LadderPlan:
+    """The fullest plan within a budget that a few rounds of search find, from one that sends no patch and fits."""
     best = empty
     low, high = 0, budget_bytes
     content = budget_bytes - empty.wire_bytes
     for _ in range(_ROUNDS):
-        plan = _with_levels(empty, allocator.levels_within(content))
+        plan = with_levels(empty, allocator.levels_within(content))
         slack = budget_bytes - plan.wire_bytes
         if slack < 0:
             high = content - 1

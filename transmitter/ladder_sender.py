@@ -1,6 +1,6 @@
 """The ladder's sending half: every patch at every level, levels within the budget, whole patches to a packet."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,7 +15,8 @@ from shared.levels import LEVEL_BYTES, RAW
 from shared.patches import split
 from transmitter.importance import patch_importance
 from transmitter.ladder_planning import STRATEGIES, LadderPlan, exact_plan, make_plan
-from transmitter.planning import Body, Plan, PlanRequest
+from transmitter.ladder_revisions import make_revision
+from transmitter.planning import Body, Earlier, Plan, PlanRequest
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,11 @@ class LadderPicture:
         """See the contract; a patch is as important as it is relevant on average."""
         plan = make_plan(self.image, patch_importance(relevance), self.encoded.errors, request, self.weights_hash)
         return filled(plan, self.encoded)
+
+    def replan(self, relevance: Float32Array, request: PlanRequest, earlier: Sequence[Earlier]) -> Plan | None:
+        """See the contract."""
+        plan = make_revision(self.image, patch_importance(relevance), self.encoded.errors, request, earlier)
+        return filled(plan, self.encoded) if plan else None
 
 
 @dataclass(frozen=True)

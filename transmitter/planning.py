@@ -6,15 +6,17 @@ relevance, PlanRequest ───────────────────
 ```
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 import numpy as np
 
-from shared.arrays import Float32Array, Int64Array, UInt8Array
+from shared.arrays import BoolArray, Float32Array, Int64Array, UInt8Array
 from shared.codec.registry import CodecEntry, codec_numbered
+from shared.errors import InvalidInputError
 from shared.packets import PACKET_HEADER_BYTES, StreamHeader
+from shared.patches import PatchGrid
 
 RATE_DISTORTION: Final = "rate-distortion"
 """The strategy that every codec has: the most relevance-weighted reduction of error."""
@@ -111,8 +113,37 @@ def wire_bytes(header_section_bytes: int, body_bytes: Collection[int], packaging
     return header_section_bytes + sum(body_bytes) + around
 
 
+@dataclass(frozen=True, eq=False)
+class Earlier:
+    """An earlier revision of a transmission, and what has become of it."""
+
+    plan: Plan
+    served: BoolArray
+    """(patches that the plan sends,) in the order of sending: whether each is there, or on its way."""
+
+    def numbers(self, order: Int64Array) -> Int64Array:
+        """Numbers of the patches that are served.
+
+        Args:
+            order: (patches that the plan sends,) their numbers in the order of sending.
+
+        Raises:
+            InvalidInputError: `served` says nothing of some of them, or something of others.
+        """
+        if self.served.shape != order.shape:
+            raise InvalidInputError("earlier", f"{self.served.size} of {order.size} patches are accounted for")
+        return order[self.served]
+
+
+def check_earlier(earlier: Sequence[Earlier], codec: CodecEntry, grid: PatchGrid) -> None:
+    """Raises InvalidInputError unless there are earlier revisions and all are of this codec and grid."""
+    headers = [revision.plan.header for revision in earlier]
+    if not headers or any((header.codec, header.grid) != (codec.number, grid) for header in headers):
+        raise InvalidInputError("earlier", "a revision follows a first plan of the same picture and codec")
+
+
 class PreparedPicture(Protocol):
-    """A picture on its way through a codec, with all that its plans share computed."""
+    """A picture on its way through a codec, with all that its plans share computed; for one thread at a time."""
 
     def plan(self, relevance: Float32Array, request: PlanRequest) -> Plan:
         """Makes the most of a budget.
@@ -126,6 +157,23 @@ class PreparedPicture(Protocol):
 
         Raises:
             BudgetTooSmallError: not even the stream header fits.
+        """
+        ...
+
+    def replan(self, relevance: Float32Array, request: PlanRequest, earlier: Sequence[Earlier]) -> Plan | None:
+        """Makes the most of a budget when some of a picture is there already.
+
+        Args:
+            relevance: as it was for the first plan.
+            request: budget, packets and strategy; the budget is for this revision alone.
+            earlier: every revision of the transmission so far, the first plan first.
+
+        Returns:
+            A plan with `wire_bytes <= request.budget_bytes` that skips what is good enough as it is. Its header has
+            no sketch: that of the first plan counts. None where nothing is worth sending in that budget.
+
+        Raises:
+            InvalidInputError: `earlier` is not of this picture.
         """
         ...
 
