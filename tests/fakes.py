@@ -65,11 +65,13 @@ class FakeChannel(channel_pb2_grpc.ChannelServiceServicer):
     """Takes packets at once, and answers as the receiver would behind a link without rate and delay.
 
     Args:
-        on_packets: called with each message's packets; may raise to break the stream.
+        on_packets: called with each message's packets; may raise to break the stream, ConnectionError as a receiver
+            does that goes away.
         queue_bytes: granted credit.
         answers: False grants credit, but neither feeds back nor reports.
         loses: told each packet; where it says so, the packet does not arrive.
         reports: False loses the final reports on their way back.
+        delay_s: seconds that each message takes.
     """
 
     def __init__(
@@ -80,9 +82,10 @@ class FakeChannel(channel_pb2_grpc.ChannelServiceServicer):
         answers: bool = True,
         loses: Callable[[Packet], bool] = lambda _: False,
         reports: bool = True,
+        delay_s: float = 0.0,
     ) -> None:
         self.on_packets, self.queue_bytes, self.answers = on_packets, queue_bytes, answers
-        self.loses, self.reports = loses, reports
+        self.loses, self.reports, self.delay_s = loses, reports, delay_s
         self.packets: list[bytes] = []
         self.most_ahead_bytes = 0
         self.open_streams = 0
@@ -104,8 +107,11 @@ class FakeChannel(channel_pb2_grpc.ChannelServiceServicer):
                 got += sum(map(len, request.packets))
                 self.most_ahead_bytes = max(self.most_ahead_bytes, got - granted + self.queue_bytes)
                 self.packets += request.packets
-                self.on_packets(list(request.packets))
-                await asyncio.sleep(0)
+                try:
+                    self.on_packets(list(request.packets))
+                except ConnectionError as error:
+                    await context.abort(grpc.StatusCode.UNAVAILABLE, f"receiver: {error}")
+                await asyncio.sleep(self.delay_s)
                 granted = got + self.queue_bytes
                 told = hearing.take([data for data in request.packets if not self.loses(Packet.from_bytes(data))])
                 answer = told if self.answers else []

@@ -24,8 +24,9 @@ MAX_MESSAGE_BYTES: Final = 65_536
 RelayCall: TypeAlias = "grpc.aio.StreamStreamCall[channel_pb2.RelayRequest, channel_pb2.RelayResponse]"
 """A stream to the channel and back."""
 
-# What a peer that was killed or cut off, or that ends in order, leaves its callers with.
-_BROKEN: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+# What a peer that was killed or cut off, or that ends in order, leaves its callers with; INTERNAL is what gRPC says to
+# one who was writing at that moment, in place of the reason.
+_BROKEN: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL)
 
 
 def message_size(link: channel_pb2.LinkSettings) -> int:
@@ -77,9 +78,11 @@ class RelayStream:
     @property
     def failure(self) -> MmscError | None:
         """Why the stream ended, unless it was in order."""
-        if isinstance(self._failure, grpc.aio.AioRpcError):
+        if self._failure is None:
+            return None
+        if isinstance(self._failure, grpc.aio.AioRpcError) and self._failure.code() is not grpc.StatusCode.INTERNAL:
             return from_rpc(self._failure, "channel")
-        return None if self._failure is None else UnavailableError("channel: the stream was cancelled")
+        return UnavailableError("channel: the stream broke")
 
     @property
     def broken(self) -> bool:
