@@ -12,7 +12,7 @@ from shared.repair import RepairBlock, RepairLayout
 MAX_REPAIR_BYTES: Final = 4 * 1024 * 1024
 """Memory for repair packets, per transmission; the blocks that were begun first give way."""
 
-_MAX_BLOCKS: Final = 64
+_MAX_BLOCKS: Final = 16
 
 
 class Repairs:

@@ -1,5 +1,6 @@
 """What the receiver remembers and forgets, and how one stream's packets are sorted."""
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -9,10 +10,11 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 from receiver_fakes import ID, Sent, receivers, sent
 
-from receiver.ingest import MAX_OPEN, StreamIngest
+from receiver.ingest import MAX_HEARD, MAX_OPEN, StreamIngest
 from receiver.metrics import PACKET_OUTCOMES, ReceiverMetrics
 from receiver.store import Entry, Picture, Store
 from shared.errors import UnavailableError
+from shared.feedback import Feedback
 from shared.levels import LEVEL_BYTES
 from shared.packets import SECTION_HEADER_BYTES, Packet, PacketKind
 from shared.reports import Report, ReportOutcome
@@ -278,3 +280,115 @@ def test_span_from_first_to_last_byte(stream: Stream) -> None:
 def test_sent_fixture_has_every_level() -> None:
     assert isinstance(SENT, Sent)
     assert set(SENT.levels.tolist()) == set(range(len(LEVEL_BYTES)))
+
+
+# ---- what is opened again, asked, and answered ----------------------------------------------------
+
+LEVELS = np.where(np.arange(SENT.grid.count) % 3, 2, 0).astype(np.uint8)
+FIRST = sent(levels=LEVELS)
+MORE = sent(levels=np.where(LEVELS, 0, 1).astype(np.uint8), revision=1)
+POLL = Packet(PacketKind.POLL, ID, 0, b"").to_bytes()
+
+
+def messages(said: list[bytes]) -> list[Feedback]:
+    packets = map(Packet.from_bytes, said)
+    return [Feedback.from_packet(packet) for packet in packets if packet.kind is PacketKind.FEEDBACK]
+
+
+def test_a_revision_that_announces_more_is_told_complete_again(stream: Stream) -> None:
+    (first,) = stream.feed(FIRST.packets)
+    assert stream.feed(MORE.packets[:-1]) == []
+    (second,) = stream.feed(MORE.packets[-1:])
+    assert first is second
+    assert stream.feed(FIRST.packets + MORE.packets) == []
+    assert stream.ingest.end() == []
+    assert stream.value("transmissions_total", outcome="complete") == 1
+
+
+def test_a_revision_that_is_cut_off_ends_what_was_complete(stream: Stream) -> None:
+    stream.feed(FIRST.packets + MORE.packets[:-1])
+    (entry,) = stream.ingest.end()
+    assert entry.assembly.outcome is ReportOutcome.PARTIAL
+    assert stream.value("transmissions_total", outcome="partial") == 1
+
+
+def test_a_revision_on_another_stream_opens_a_complete_one_there_too(stream: Stream) -> None:
+    stream.feed(FIRST.packets)
+    again = StreamIngest(stream.store, stream.metrics)
+    told = [entry for data in MORE.packets if (entry := again.take(data, 2.0))]
+    # Its first packet, the whole header, opens the transmission again; before, nobody had told it on this stream.
+    assert told[-1].assembly.received_patches == FIRST.expected + MORE.expected
+    assert again.end() == []
+
+
+def test_questions_open_nothing_and_keep_nothing(stream: Stream) -> None:
+    kept: list[bytes] = []
+    ingest = StreamIngest(stream.store, stream.metrics, lambda _, data: kept.append(data))
+    assert ingest.take(POLL, 1.0) is None
+    assert stream.store.newest_first() == []
+    (told,) = messages(ingest.say(1.0))
+    assert told.revisions == ()
+    for data in [*FIRST.packets[:-1], POLL]:
+        ingest.take(data, 2.0)
+    assert kept == FIRST.packets[:-1]
+    assert messages(ingest.say(2.0))[0].revisions[0].header
+    assert ingest.wake_s > 2.0
+
+
+def test_a_question_keeps_its_transmission_from_falling_silent(stream: Stream) -> None:
+    stream.feed(FIRST.packets[:-1], now=1.0)
+    stream.ingest.take(POLL, 60.0)
+    assert stream.store.expire(62.0) == []
+    assert len(stream.store.expire(121.0)) == 1
+
+
+def test_nothing_is_answered_of_what_is_on_the_disk_alone(stream: Stream) -> None:
+    ingest = StreamIngest(stream.store, stream.metrics, stored=lambda number: number == ID)
+    ingest.take(POLL, 1.0)
+    assert ingest.wake_s == math.inf
+    assert stream.packets() == {"refused": 1}
+
+
+def test_what_was_forgotten_is_not_told_to_be_lost() -> None:
+    stream = Stream(store(max_transmissions=1))
+    stream.feed([*SENT.packets, *OTHER.packets])
+    said = [message for now in (1.0, 1.2, 1.4, 9.0) for message in messages(stream.ingest.say(now))]
+    assert {message.transmission_id for message in said} == {0x12345678}
+
+
+def test_packets_of_others_are_not_answered(stream: Stream) -> None:
+    stream.feed(SENT.packets)
+    impostor = StreamIngest(stream.store, stream.metrics)
+    for data in sent(ID, size=(30, 30), seed=5).header:
+        impostor.take(data, 2.0)
+    assert impostor.wake_s == math.inf
+
+
+def test_few_are_remembered_of_many_that_are_asked_about(stream: Stream) -> None:
+    stream.feed(FIRST.packets[:-1])
+    for number in range(10 * MAX_HEARD):
+        stream.ingest.take(Packet(PacketKind.POLL, number, 0, b"").to_bytes(), 1.0)
+    said = messages(stream.ingest.say(1.0))
+    assert len(said) == MAX_HEARD
+    assert said[0].transmission_id == ID  # what is open stays
+    assert len(stream.ingest.end()) == 1
+
+
+def test_a_report_is_said_to_whom_it_concerns(stream: Stream) -> None:
+    (entry,) = stream.feed(FIRST.packets)
+    report = entry.assembly.report(0.1)
+    stream.ingest.reported(report, 1.0)
+    assert stream.ingest.last_word_s == 1.0
+    assert report.to_packet() in stream.ingest.say(1.0)
+    assert stream.ingest.say(1.1) == [report.to_packet()]
+    assert stream.ingest.say(1.2) == [report.to_packet()]
+    assert stream.ingest.last_word_s == stream.ingest.wake_s == math.inf
+
+
+def test_every_series_begins_at_zero(stream: Stream) -> None:
+    for outcome in PACKET_OUTCOMES:
+        assert stream.registry.get_sample_value("mmsc_receiver_packets_total", {"outcome": outcome}) == 0
+    assert stream.registry.get_sample_value("mmsc_receiver_repaired_packets_total") == 0
+    for kind in ("feedback", "report"):
+        for name in ("answers", "answer_bytes"):
+            assert stream.registry.get_sample_value(f"mmsc_receiver_{name}_total", {"kind": kind}) == 0
