@@ -41,7 +41,7 @@ class Receiver:
         self.header = header
         self.header_bytes: dict[int, set[int]] = {}
         self.packets: dict[tuple[int, int], int] = {}
-        self.repaired = 0
+        self.repaired = self.total_bytes = 0
         self.known: dict[tuple[int, int], tuple[int, bytes]] = {}
         self._bodies: dict[int, dict[int, bytes]] = {}
         self._blocks: dict[object, RepairBlock] = {}
@@ -64,6 +64,7 @@ class Receiver:
         except PacketError:
             return
         self.arrived_bytes += len(data)
+        self.total_bytes += len(data)
         self.arrived_packets += 1
         self.last = (now, packet)
         there = self.header_there(packet.revision)

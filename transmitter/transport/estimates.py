@@ -16,9 +16,10 @@ PRIOR_ARRIVED: Final = 3.8
 
 _NORMAL_90: Final = 1.2816
 _MEMORY_S: Final = 0.7  # time constant of the rate
+_MOMENT_S: Final = 0.15  # and of what it is like just now
 _CHUNK_S: Final = 0.1  # over which the spread of the rate is taken
 _SPREAD_MEMORY: Final = 10.0  # chunks
-_LOSS_MEMORY: Final = 2_000.0  # packets
+_MOST_CASES: Final = 2_000.0  # that a belief counts for
 
 
 class RateMeter:
@@ -32,6 +33,7 @@ class RateMeter:
 
     def __init__(self, rate_bps: float, spread: float, weight_s: float) -> None:
         self._bits, self._seconds = rate_bps * weight_s, weight_s
+        self._recent_bits, self._recent_s = self._bits, self._seconds
         self._spread2, self._chunks = spread**2, 1.0
         self._chunk_bits = self._chunk_s = 0.0
         self.busy_s = 0.0
@@ -47,12 +49,18 @@ class RateMeter:
         """Standard deviation of the rate over tenths of a second, over its mean."""
         return math.sqrt(self._spread2)
 
-    def rate_with(self, waiting_s: float) -> float:
-        """Bits per second, if nothing has come for some time and now would."""
-        usual_s = 2 * 8 * 1_200 / self.rate_bps
-        if waiting_s <= usual_s:
+    def rate_with(self, size: int, waiting_s: float) -> float:
+        """Bits per second, if a packet of so many bytes has been on the link for so long, and departed now."""
+        if 8 * size >= self.rate_bps * waiting_s:
             return self.rate_bps
-        return max(self._bits / (self._seconds + waiting_s), MIN_RATE_BPS)
+        return max(_mixed(self._bits, self._seconds, 8 * size, waiting_s, _MEMORY_S), MIN_RATE_BPS)
+
+    def recent_bps(self, size: int, waiting_s: float) -> float:
+        """The same of the last moments alone, where that is less."""
+        recent_bps = self._recent_bits / self._recent_s
+        if 8 * size < recent_bps * waiting_s:
+            recent_bps = _mixed(self._recent_bits, self._recent_s, 8 * size, waiting_s, _MOMENT_S)
+        return max(min(recent_bps, self.rate_with(size, waiting_s)), MIN_RATE_BPS)
 
     def saw(self, size: int, seconds: float) -> None:
         """So many bytes were carried in so many seconds, with more waiting all the time."""
@@ -61,6 +69,9 @@ class RateMeter:
         fade = math.exp(-seconds / _MEMORY_S)
         self._bits = self._bits * fade + 8 * size
         self._seconds = self._seconds * fade + seconds
+        fade = math.exp(-seconds / _MOMENT_S)
+        self._recent_bits = self._recent_bits * fade + 8 * size
+        self._recent_s = self._recent_s * fade + seconds
         self.busy_s += seconds
         self._chunk_bits += 8 * size
         self._chunk_s += seconds
@@ -95,33 +106,52 @@ class RateMeter:
         self._chunk_bits = self._chunk_s = 0.0
 
 
+def _mixed(bits: float, seconds: float, more_bits: float, more_s: float, memory_s: float) -> float:
+    fade = math.exp(-more_s / memory_s)
+    return (bits * fade + more_bits) / (seconds * fade + more_s)
+
+
 class LossMeter:
-    """Share of lost packets, as a Beta distribution, and how they cluster."""
+    """Share of lost packets, as a Beta distribution, and how they cluster.
+
+    Losses in a row are no independent cases: with a mean length b of such rows, n packets count as n / b.
+
+    Args:
+        lost: cases that are believed at first.
+        arrived: likewise.
+        burst_packets: mean length of a row of losses, believed at first.
+    """
 
     def __init__(self, lost: float = PRIOR_LOST, arrived: float = PRIOR_ARRIVED, burst_packets: float = 1.0) -> None:
-        self._lost, self._arrived = lost, arrived
-        self._bursts = max(lost, 1.0) / burst_packets
-        self._in_bursts = max(lost, 1.0)
+        self._prior = (lost, arrived)
+        self._burst_packets = burst_packets
         self._last_lost = -2
         self.packets = 0
         """Whose fate was seen."""
         self.lost_packets = 0
         self.bursts = 0
+        """Rows of lost packets."""
 
     @property
     def loss_rate(self) -> float:
         """Expected share."""
-        return self._lost / (self._lost + self._arrived)
+        lost, arrived = self._cases()
+        return lost / (lost + arrived)
 
     @property
     def loss_at_most(self) -> float:
         """Exceeded in one case of ten."""
-        return upper_bound(self._lost, self._arrived, self.burst_packets)
+        return upper_bound(*self._cases())
 
     @property
     def burst_packets(self) -> float:
         """Mean length of a row of lost packets."""
-        return max(self._in_bursts / self._bursts, 1.0)
+        return mean_burst(self.lost_packets, self.bursts, self._burst_packets)
+
+    def _cases(self) -> tuple[float, float]:
+        lost, arrived = self._prior
+        burst = self.burst_packets
+        return lost + self.lost_packets / burst, arrived + (self.packets - self.lost_packets) / burst
 
     def saw(self, arrived: int, lost_orders: Iterable[int]) -> None:
         """Takes fates.
@@ -132,38 +162,30 @@ class LossMeter:
         """
         for order in lost_orders:
             self.lost_packets += 1
-            self._in_bursts += 1
-            self._lost += 1
-            if order != self._last_lost + 1:
-                self._bursts += 1
-                self.bursts += 1
-            self._last_lost = order
             self.packets += 1
-        self._arrived += arrived
+            self.bursts += order != self._last_lost + 1
+            self._last_lost = order
         self.packets += arrived
-        total = self._lost + self._arrived
-        if total > _LOSS_MEMORY:
-            self._lost *= _LOSS_MEMORY / total
-            self._arrived *= _LOSS_MEMORY / total
 
     def were_not_lost(self, packets: int) -> None:
         """So many packets that were taken for lost have arrived."""
         self.lost_packets = max(self.lost_packets - packets, 0)
-        self._lost = max(self._lost - packets, PRIOR_LOST)
-        self._arrived += packets
 
 
-def upper_bound(lost: float, arrived: float, burst_packets: float = 1.0) -> float:
-    """The 90 % point of a loss rate, by Wilson and Hilferty's gamma distribution.
+def mean_burst(lost: float, bursts: float, believed: float = 1.0) -> float:
+    """Mean length of a row of lost packets, where one such row was believed in before."""
+    return max((lost + believed) / (bursts + 1), 1.0)
+
+
+def upper_bound(lost: float, arrived: float) -> float:
+    """The 90 % point of a loss rate, by Wilson and Hilferty's approximation of the gamma distribution.
 
     Args:
-        lost: packets, with those of the prior.
+        lost: independent cases, with those of the prior.
         arrived: likewise.
-        burst_packets: mean length of a row of losses, which together count as so many fewer cases.
     """
-    cases = lost / burst_packets
-    root = 1 - 1 / (9 * cases) + _NORMAL_90 / (3 * math.sqrt(cases))
-    return min(max(cases * root**3, cases) * burst_packets / (lost + arrived), 1.0)
+    root = 1 - 1 / (9 * lost) + _NORMAL_90 / (3 * math.sqrt(lost))
+    return min(max(lost * root**3, lost) / (lost + arrived), 1.0)
 
 
 class RoundTrip:
@@ -237,11 +259,11 @@ class Meters:
         lost, arrived = _beta(link)
         return cls(rate, LossMeter(lost, arrived, link.burst_packets), RoundTrip(link.round_trip_s))
 
-    def estimate(self, waiting_s: float = 0.0) -> LinkEstimate:
-        """What they say, if the link has been busy for some time without a packet departing."""
+    def estimate(self, size: int = 0, waiting_s: float = 0.0) -> LinkEstimate:
+        """What they say, if a packet of so many bytes has been on the link for some time."""
         loss, rate = self.loss, self.rate
         return LinkEstimate(
-            rate.rate_with(waiting_s),
+            rate.rate_with(size, waiting_s),
             rate.spread,
             loss.loss_rate,
             loss.loss_at_most,
@@ -266,10 +288,10 @@ def _weight_s(link: LinkEstimate) -> float:
 def _beta(link: LinkEstimate) -> tuple[float, float]:
     """(lost, arrived) of the Beta distribution with about this mean and 90 % point."""
     mean = min(max(link.loss_rate, 1e-5), 0.99)
-    low, high = PRIOR_LOST + PRIOR_ARRIVED, _LOSS_MEMORY
+    low, high = PRIOR_LOST + PRIOR_ARRIVED, _MOST_CASES
     for _ in range(30):
         total = math.sqrt(low * high)
-        if upper_bound(mean * total, (1 - mean) * total, link.burst_packets) > link.loss_at_most:
+        if upper_bound(mean * total, (1 - mean) * total) > link.loss_at_most:
             low = total
         else:
             high = total

@@ -120,6 +120,8 @@ class Ledger:
         """Of distinct packets of headers and patches."""
         self.arrived_patches = 0
         self.lost_packets = 0
+        self.unfit_bytes = 0
+        """Of packets that were given up for their size."""
         self.headers: list[list[Entry]] = []
         self._patches: list[list[Entry]] = []
         self._open: list[Entry] = []
@@ -166,6 +168,11 @@ class Ledger:
         """Size of the smallest packet that is to be sent; 0 if there is none."""
         return min((len(entry.data) for entry in self._open if entry.is_open), default=0)
 
+    def give_up(self, entry: Entry) -> None:
+        """Gives up a packet that is larger than the bytes that are left."""
+        self.unfit_bytes += len(entry.data)
+        self.drop(entry)
+
     def drop(self, entry: Entry) -> None:
         """Gives up a packet that is to be sent."""
         if entry.is_open:
@@ -189,6 +196,7 @@ class Ledger:
         for entry in self.open_entries():
             if not entry.kept:
                 self.drop(entry)
+        self.unfit_bytes = 0
 
     # ---- handing over ------------------------------------------------------------------------------
 

@@ -4,7 +4,14 @@ import math
 from typing import Final
 
 from transmitter.transport.contract import LinkEstimate
-from transmitter.transport.estimates import MIN_RATE_BPS, PRIOR_ARRIVED, PRIOR_LOST, LinkEvidence, upper_bound
+from transmitter.transport.estimates import (
+    MIN_RATE_BPS,
+    PRIOR_ARRIVED,
+    PRIOR_LOST,
+    LinkEvidence,
+    mean_burst,
+    upper_bound,
+)
 
 RATE_HALF_LIFE_S: Final = 30.0
 LOSS_HALF_LIFE_S: Final = 600.0
@@ -75,10 +82,10 @@ class LinkMemory:
     def _losses(self, now: float) -> tuple[float, float, float]:
         """Expected, at most, mean length of a row."""
         kept = _kept(now - self._loss_at_s, LOSS_HALF_LIFE_S)
-        lost = self._lost * kept + PRIOR_LOST
-        arrived = (self._packets - self._lost) * kept + PRIOR_ARRIVED
-        burst = (self._lost * kept + 1) / (self._bursts * kept + 1)
-        return lost / (lost + arrived), upper_bound(lost, arrived, burst), max(burst, 1.0)
+        burst = mean_burst(self._lost * kept, self._bursts * kept)
+        lost = PRIOR_LOST + self._lost * kept / burst
+        arrived = PRIOR_ARRIVED + (self._packets - self._lost) * kept / burst
+        return lost / (lost + arrived), upper_bound(lost, arrived), burst
 
     def _round_trip(self, claim_propagation_s: float, now: float) -> float:
         if now - self._round_trip_at_s > 2 * ROUND_TRIP_LIFE_S:

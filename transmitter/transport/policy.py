@@ -22,13 +22,16 @@ FEEDBACK_S: Final = 0.25
 NO_HEADER: Final = 1e-3
 """How often a transmission may end without its header."""
 
-MAX_COPIES: Final = 4
+MAX_COPIES: Final = 3
 """Of a header before anything is known."""
 
 _WINDOW_SPARE_S: Final = FEEDBACK_S + 0.05
 _WINDOW_PACKETS: Final = 4
 _CAUTION: Final = 0.3  # a plan is made for so many standard deviations below the mean rate
-_MARGIN_S: Final = 0.005  # of the last packet before the deadline
+_DOUBT: Final = 3.0  # by so many standard deviations the rate may be lower while a packet is under way
+_FINER: Final = 0.15  # likewise, where all that was planned is there
+_LEFTOVER: Final = 0.04  # less than this part of all bytes is not worth another plan
+_MARGIN_S: Final = 0.01  # of the last packet before the deadline
 
 
 def first_budget(settings: SenderSettings, link: LinkEstimate, now: float) -> int:
@@ -87,11 +90,11 @@ def queue_bytes(link: LinkEstimate) -> float:
     return link.rate_bps / 8 * QUEUE_S
 
 
-def in_time(settings: SenderSettings, link: LinkEstimate, waiting_bytes: float, now: float) -> bool:
-    """Whether what waits will have arrived by the deadline, even if the rate is somewhat lower than believed."""
+def in_time(settings: SenderSettings, link: LinkEstimate, recent_bps: float, waiting_bytes: float, now: float) -> bool:
+    """Whether what waits will have arrived by the deadline, even at a rate that is clearly lower than of late."""
     if settings.deadline_s is None:
         return True
-    slow_bps = link.rate_bps / (1 + min(link.rate_spread, 1.0))
+    slow_bps = recent_bps / (1 + _DOUBT * min(link.rate_spread, 1.0))
     return now + 8 * waiting_bytes / slow_bps + one_way_s(link) + _MARGIN_S <= settings.deadline_s
 
 
@@ -131,6 +134,8 @@ class Prospect:
     """That bytes and time allow for once it is there."""
     served_bytes: float
     """There or on their way."""
+    unfit_bytes: float
+    """Of packets that are larger than the bytes that are left."""
     header_bytes: float
     """What the new plan's header takes, at a guess."""
 
@@ -144,9 +149,11 @@ class Prospect:
             return False
         slack = 0.15 if hurry else 0.05
         rest = self.open_bytes - self.committed_bytes
-        total = self.open_bytes + self.served_bytes
+        total = self.open_bytes + self.unfit_bytes + self.served_bytes
+        if self.unfit_bytes and not rest:
+            return self.later_bytes > _LEFTOVER * total
         if rest > self.later_bytes:
             return rest > (1 + 2 * slack) * self.later_bytes and rest - self.later_bytes > slack / 2 * total
         if self.open_bytes > 0.1 * total:
             return self.later_bytes > (1 + slack) * rest and self.later_bytes - rest > slack * total
-        return self.later_bytes - rest > 0.25 * total
+        return self.later_bytes - rest > _FINER * total

@@ -66,9 +66,9 @@ class LocalQueue:
         self._handed_bytes += size
         self._sizes.append(size)
 
-    def waiting_s(self, now: float) -> float:
-        """For how long the packet on the link has been there; 0 where nothing waits."""
-        return now - self._since_s if self.known_bytes else 0.0
+    def in_service(self, now: float) -> tuple[int, float]:
+        """Bytes of the packet on the link, and for how long it has been there; 0 where nothing waits."""
+        return (self._sizes[0], now - self._since_s) if self._sizes and self.known_bytes else (0, 0.0)
 
     @property
     def known_bytes(self) -> int:

@@ -100,7 +100,7 @@ class Sender:
         self._refused_bytes: float | None = None
         self._replan_s = _REPLAN_S
         self._copies = policy.header_copies(settings, link, now)
-        self._polls = self._unanswered = 0
+        self._polls = self._more_polls = self._unanswered = 0
         self._poll_s = math.inf
         self._patience = 1.0
         self._rejoining = self._blind = False
@@ -177,7 +177,7 @@ class Sender:
         self._queue = LocalQueue()
         self._meters.round_trip.begin_again()
         self._last_sample = None
-        self._rejoining, self._unanswered, self._patience = True, 0, 1.0
+        self._rejoining, self._more_polls, self._unanswered, self._patience = True, 0, 0, 1.0
         self._poll_s = now
         self.wake_s = now + _STEP_S
 
@@ -210,7 +210,7 @@ class Sender:
         entry, hold = self._due_copy(), None
         while entry is None or len(entry.data) > self._left:
             if entry is not None:
-                self._ledger.drop(entry)
+                self._ledger.give_up(entry)
             entry = self._ledger.next_open()
             if entry is None:
                 hold = _Hold.NOTHING
@@ -231,7 +231,7 @@ class Sender:
         if not self._closed:
             return None
         waiting = self._queue.waiting_bytes(now, link.rate_bps)
-        late = not policy.in_time(self._settings, link, waiting + size, now)
+        late = not policy.in_time(self._settings, link, self._recent_bps(now), waiting + size, now)
         full = self._under_way > policy.window_bytes(link, self._settings.packet_bytes) and not self._blind
         reasons = (
             (_Hold.QUEUE, waiting > policy.queue_bytes(link)),
@@ -317,6 +317,9 @@ class Sender:
         last = self._ledger.last_handed
         if self._poll_s <= now:
             return self._run_out(now)
+        if self._more_polls:
+            self._more_polls -= 1
+            return True
         ends = hold in (_Hold.NOTHING, _Hold.RESERVE, _Hold.PAUSE) and not self._rejoining
         ends = (ends and self._left - POLL_BYTES >= self._ledger.open_bytes) or hold is _Hold.PAUSE
         return ends and last is not None and last.entry is not None and self._answer_matters(now)
@@ -331,6 +334,7 @@ class Sender:
         if last is not None and last.entry is None:
             self._unanswered += 1
             self._patience *= 2
+            self._more_polls = self._unanswered  # losses come in rows
         self._forgotten_bytes = ledger.sent_bytes if self._hurry else self._forgotten_bytes
         if self._rejoining and self._unanswered >= MAX_UNANSWERED // 2:
             self._rejoin(None)
@@ -378,7 +382,7 @@ class Sender:
         meters.loss.saw(len(found.arrived), [each.order for each in found.lost])
         if found.newest is not None:
             self._time(last, feedback, now)
-            self._unanswered, self._patience = 0, 1.0
+            self._more_polls, self._unanswered, self._patience = 0, 0, 1.0
             self._poll_s = now + self._timeout_s(now) if ledger.unresolved_packets else math.inf
         self._note_estimate(now)
 
@@ -402,11 +406,11 @@ class Sender:
 
     def _rejoin(self, feedback: Feedback | None) -> None:
         self._rejoining = False
-        self._unanswered, self._patience, self._poll_s = 0, 1.0, math.inf
+        self._more_polls, self._unanswered, self._patience, self._poll_s = 0, 0, 1.0, math.inf
         self._ledger.begin_again(feedback)
 
     def _note_estimate(self, now: float) -> None:
-        self._estimate = self._meters.estimate(self._queue.waiting_s(now))
+        self._estimate = self._meters.estimate(*self._queue.in_service(now))
         self.stats.estimate, self.stats.lost_packets = self._estimate, self._ledger.lost_packets
         rates = self.stats.rates_bps
         if not rates or abs(self._estimate.rate_bps / rates[-1][1] - 1) > _RATE_NEWS:
@@ -429,17 +433,10 @@ class Sender:
 
     def _prospect(self, now: float) -> policy.Prospect:
         """What is to be sent, and what can be."""
-        link = self._estimate
-        first = self._prospect_with(link.loss_rate, now)
-        if first.later_bytes <= first.open_bytes - first.committed_bytes or self._hurry:
-            return first
-        return self._prospect_with(link.loss_at_most, now)  # more only where it is sure
-
-    def _prospect_with(self, loss_rate: float, now: float) -> policy.Prospect:
         ledger, link = self._ledger, self._estimate
         carried = policy.carried_bytes(self._settings, link, now, cautious=True)
         carried -= self._queue.waiting_bytes(now, link.rate_bps)
-        arrives, again = 1 - loss_rate, loss_rate * ledger.unresolved_bytes
+        arrives, again = 1 - link.loss_rate, link.loss_rate * ledger.unresolved_bytes
         left = self._left - POLL_SPARE_BYTES
         affordable = max(min(left, carried) - again, 0.0) * arrives
         meanwhile = link.rate_bps / 8 * self._replan_s
@@ -452,6 +449,7 @@ class Sender:
             committed,
             max(later - again, 0.0) * arrives,
             ledger.arrived_bytes + ledger.unresolved_bytes,
+            ledger.unfit_bytes,
             self._header_guess(),
         )
 
@@ -493,7 +491,7 @@ class Sender:
     def _too_late(self, now: float) -> bool:
         """Whether nothing that goes now can arrive in time."""
         smallest = self._ledger.smallest_open_bytes() if self._held is _Hold.TIME and not self._queue.known_bytes else 0
-        return not policy.in_time(self._settings, self._estimate, smallest, now)
+        return not policy.in_time(self._settings, self._estimate, self._recent_bps(now), smallest, now)
 
     def _wake_at(self, now: float) -> float:
         times = [self._poll_s]
@@ -509,6 +507,9 @@ class Sender:
         if self._settings.deadline_s is not None:
             times.append(max(self._settings.deadline_s - policy.one_way_s(self._estimate), now))
         return min(times)
+
+    def _recent_bps(self, now: float) -> float:
+        return self._meters.rate.recent_bps(*self._queue.in_service(now))
 
     @property
     def _allowance_s(self) -> float:
