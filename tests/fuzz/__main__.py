@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
+import torch
 
 from .runner import Outcome, run
 from .targets import TARGETS
@@ -42,6 +43,7 @@ Range = tuple[str, int, int]
 
 def _work(seed: int, shared: str, stop_s: float) -> None:
     """Runs the ranges that come as lines, until there are no more."""
+    torch.set_num_threads(1)  # there are as many workers as cores
     with Path(shared).open("r+b") as file:
         window = mmap.mmap(file.fileno(), _NUMBER_BYTES)
     faulthandler.enable(Path(shared + ".trace").open("w"))  # noqa: SIM115 - must stay open to the end
@@ -143,6 +145,7 @@ _SHARES: Final = {
     "reports": 6.0,
     "headers": 6.0,
     "feedback": 6.0,
+    "sender": 1.0,
     "repair": 3.0,
     "repair-making": 1.0,
     "fragments": 3.0,
@@ -160,6 +163,10 @@ _SHARES: Final = {
     "lossless": 0.1,
     "stream-ladder": 0.1,
     "stream-entropy": 0.05,
+    "revisions-ladder": 0.1,
+    "revisions-entropy": 0.05,
+    "replanning-ladder": 0.1,
+    "replanning-entropy": 0.02,
     "files": 0.05,
     "models": 0.05,
     "link-settings": 1.0,

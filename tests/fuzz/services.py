@@ -183,7 +183,9 @@ def _transmit_requests() -> list[transmitter_pb2.TransmitRequest]:
     )
     options = (
         transmitter_pb2.TransmitOptions(),
-        transmitter_pb2.TransmitOptions(return_maps=True, packet_bytes=300, allocation=transmitter_pb2.ALLOCATION_GREEDY),
+        transmitter_pb2.TransmitOptions(
+            return_maps=True, packet_bytes=300, allocation=transmitter_pb2.ALLOCATION_GREEDY
+        ),
         transmitter_pb2.TransmitOptions(codec="ladder", relevance_png=png_bytes(photo(40, 24)[:, :, 0])),
     )
     pictures = [sample[0] for sample in encoded_photos()]

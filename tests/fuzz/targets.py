@@ -43,8 +43,10 @@ from transmitter.planning import Plan
 
 from .links import link_settings
 from .mutations import Sample, seal_frames, seal_packet, seal_png
+from .revisions import replanning, stream_of_revisions
 from .runner import Target
 from .samples import TRANSMISSION, clock, encoded_photos, middle, photo, plans
+from .sender import sender
 from .services import (
     channel_calls,
     receiver_calls,
@@ -440,6 +442,7 @@ TARGETS: dict[str, Callable[[], Target]] = {
     "packets": _packets,
     "reports": _reports,
     "feedback": feedback,
+    "sender": sender,
     "repair": repair_blocks,
     "repair-making": repair_making,
     "headers": _headers,
@@ -454,6 +457,10 @@ TARGETS: dict[str, Callable[[], Target]] = {
     "lossless": _lossless,
     "stream-ladder": lambda: _stream("ladder"),
     "stream-entropy": lambda: _stream("entropy"),
+    "revisions-ladder": lambda: stream_of_revisions("ladder"),
+    "revisions-entropy": lambda: stream_of_revisions("entropy"),
+    "replanning-ladder": lambda: replanning("ladder"),
+    "replanning-entropy": lambda: replanning("entropy"),
     "container": _containers,
     "files": _pictures_of_files,
     "pictures": _pictures,
