@@ -56,13 +56,14 @@ class Ending:
 
     elapsed_s: float = 0.0
 
+    planned_s: float = 0.0
+    """When the plan was announced, monotonic."""
+
     ended_s: float = 0.0
     """Monotonic."""
 
     retry_s: float = 0.0
     """What RetryInfo asks for; 0 without it."""
-
-    plan: transmitter_pb2.PlanMade | None = None
 
     delivered: transmitter_pb2.Delivered | None = None
 
@@ -114,20 +115,35 @@ def transmit(
     return replace(found, elapsed_s=now_s - start_s, ended_s=now_s)
 
 
+async def transmitting(address: str, request: transmitter_pb2.TransmitRequest, timeout_s: float) -> Ending:
+    """As `transmit`, for a client among very many."""
+    start_s = time.monotonic()
+    found = Ending("OK")
+    async with grpc.aio.insecure_channel(address, options=OPTIONS) as channel:
+        call = transmitter_pb2_grpc.TransmitterServiceStub(channel).Transmit(request, timeout=timeout_s)
+        try:
+            async for event in call:
+                found = _noted(found, event)
+        except grpc.aio.AioRpcError as error:
+            found = replace(found, outcome="", **_status(error))
+    now_s = time.monotonic()
+    return replace(found, elapsed_s=now_s - start_s, ended_s=now_s)
+
+
 def _noted(found: Ending, event: transmitter_pb2.TransmitResponse) -> Ending:
     if event.HasField("plan"):
-        return replace(found, transmission_id=event.plan.transmission_id, plan=event.plan)
+        return replace(found, transmission_id=event.plan.transmission_id, planned_s=time.monotonic())
     if event.HasField("delivered"):
         return replace(found, outcome=OUTCOMES[event.delivered.outcome], delivered=event.delivered)
     return found
 
 
 def _status(error: grpc.RpcError) -> dict[str, Any]:
-    assert isinstance(error, grpc.Call)
+    assert isinstance(error, grpc.Call | grpc.aio.AioRpcError)
     return {"code": error.code().name, "words": error.details() or "", "retry_s": retry_s(error)}
 
 
-def retry_s(error: grpc.Call) -> float:
+def retry_s(error: grpc.Call | grpc.aio.AioRpcError) -> float:
     """Seconds that the error's google.rpc.RetryInfo asks for; 0 without one."""
     status = rpc_status.from_call(error)
     retry = error_details_pb2.RetryInfo()
