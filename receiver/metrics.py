@@ -17,8 +17,6 @@ from shared.telemetry import LATENCY_BUCKETS_S
 PACKET_OUTCOMES: Final = ("accepted", "duplicate", "repair", "poll", "corrupt", "foreign", "refused")
 """Repair: of use in the place of others. Poll: a question. Refused: ours, but without room for its transmission."""
 
-_ANSWERS: Final = (PacketKind.FEEDBACK, PacketKind.REPORT)
-
 _ENDED: Final = (ReportOutcome.COMPLETE, ReportOutcome.PARTIAL, ReportOutcome.FAILED)
 _STAGES: Final = ("decode", "restore", "png")
 
@@ -36,8 +34,9 @@ class ReceiverMetrics:
         self._bytes = counter("received_bytes_total", "Bytes of all packets that came, whatever became of them.")
         self._packets = counter("packets_total", "Packets by what became of them.", "outcome")
         self._repaired = counter("repaired_packets_total", "Packets that did not come, made from repair packets.")
-        self._answers = counter("answers_total", "Packets that were sent back.", "kind")
-        self._answer_bytes = counter("answer_bytes_total", "Bytes of the packets that were sent back.", "kind")
+        self._feedback = counter("feedback_messages_total", "Messages to senders on what has arrived.")
+        self._feedback_bytes = counter("feedback_bytes_total", "Bytes of these messages.")
+        self._reports = counter("report_messages_total", "Reports sent, each several times.")
         labels = ("codec", "level")
         self._patches = counter("patches_total", "Patches by level and by what became of them.", *labels, "outcome")
         self._level_bytes = counter("received_level_bytes_total", "Bytes of the received patches.", *labels)
@@ -56,9 +55,6 @@ class ReceiverMetrics:
         """Rates need a first value: a series that appears with its first event hides that event."""
         for outcome in PACKET_OUTCOMES:
             self._packets.labels(outcome)
-        for kind in _ANSWERS:
-            self._answers.labels(kind.name.lower())
-            self._answer_bytes.labels(kind.name.lower())
         for ended in _ENDED:
             self._transmissions.labels(ended.name.lower())
         for stage in _STAGES:
@@ -86,8 +82,11 @@ class ReceiverMetrics:
 
     def count_answer(self, kind: PacketKind, size_bytes: int) -> None:
         """Counts a packet that was sent back; `kind` is FEEDBACK or REPORT."""
-        self._answers.labels(kind.name.lower()).inc()
-        self._answer_bytes.labels(kind.name.lower()).inc(size_bytes)
+        if kind is PacketKind.FEEDBACK:
+            self._feedback.inc()
+            self._feedback_bytes.inc(size_bytes)
+        else:
+            self._reports.inc()
 
     def count_patches(self, assembly: Assembly, levels_before: tuple[int, ...], bytes_before: int) -> None:
         """Counts what came since an assembly's `levels_received` and `content_bytes` were as given."""

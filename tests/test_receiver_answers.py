@@ -91,8 +91,8 @@ async def test_a_header_is_confirmed_at_once_and_the_patches_after_it(receiver: 
     assert second.arrived_bytes == sum(map(len, SENT.header + SENT.patches[1:3]))
     assert second.last_position == Packet.from_bytes(SENT.patches[2]).position
     assert second.last_s >= first.last_s
-    assert receiver.value("mmsc_receiver_answers_total", kind="feedback") >= 2
-    assert receiver.value("mmsc_receiver_answer_bytes_total", kind="feedback") > 0
+    assert receiver.value("mmsc_receiver_feedback_messages_total") >= 2
+    assert receiver.value("mmsc_receiver_feedback_bytes_total") > 0
 
 
 async def test_what_was_not_heard_is_said_again(receiver: Receiver) -> None:

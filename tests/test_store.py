@@ -388,7 +388,5 @@ def test_a_report_is_said_to_whom_it_concerns(stream: Stream) -> None:
 def test_every_series_begins_at_zero(stream: Stream) -> None:
     for outcome in PACKET_OUTCOMES:
         assert stream.registry.get_sample_value("mmsc_receiver_packets_total", {"outcome": outcome}) == 0
-    assert stream.registry.get_sample_value("mmsc_receiver_repaired_packets_total") == 0
-    for kind in ("feedback", "report"):
-        for name in ("answers", "answer_bytes"):
-            assert stream.registry.get_sample_value(f"mmsc_receiver_{name}_total", {"kind": kind}) == 0
+    for name in ("repaired_packets", "feedback_messages", "feedback_bytes", "report_messages"):
+        assert stream.registry.get_sample_value(f"mmsc_receiver_{name}_total") == 0
