@@ -12,9 +12,8 @@ from typing import Any, Final
 
 from channel_emulator.replay import shipped_trace
 from channel_emulator.settings import LinkSettings
-from evaluation.transport.photos import AskedPhoto
 from evaluation.transport.scenarios import LOSS_CASES, TRACE_SCENARIOS, starts
-from evaluation.transport.trials import Session, Trial, Wish
+from evaluation.transport.trials import Session, Subject, Trial, Wish
 from shared.packets import DEFAULT_PACKET_BYTES
 
 RATES: Final = ((64e3, 2.0), (1e6, 5.0), (8e6, 5.0), (8e6, 20.0))
@@ -95,7 +94,7 @@ class Task:
     seed: int
 
 
-def run_task(task: Task, photo: AskedPhoto) -> list[Row]:
+def run_task(task: Task, photo: Subject) -> list[Row]:
     """Runs a session and looks at its pictures."""
     session = Session(photo, task.link)
     return [
@@ -104,7 +103,7 @@ def run_task(task: Task, photo: AskedPhoto) -> list[Row]:
     ]
 
 
-def _row(task: Task, photo: AskedPhoto, number: int, trial: Trial) -> Row:
+def _row(task: Task, photo: Subject, number: int, trial: Trial) -> Row:
     wish, outcome, stats = trial.wish, trial.outcome, trial.stats
     reachable = wish.budget_bytes if wish.deadline_s is None else trial.deliverable_bytes
     return Row(
@@ -143,11 +142,11 @@ def _seed(*names: object) -> int:
     return zlib.crc32("/".join(map(str, names)).encode())
 
 
-def _percent(photo: AskedPhoto, percent: float) -> int:
-    return int(photo.image.nbytes * percent / 100)
+def _percent(photo: Subject, percent: float) -> int:
+    return int(photo.raw_bytes * percent / 100)
 
 
-def rate_tasks(photos: Sequence[AskedPhoto]) -> Iterator[Task]:
+def rate_tasks(photos: Sequence[Subject]) -> Iterator[Task]:
     """At constant rates, of one photo: the second of each session knows its link."""
     for rate_bps, percent in RATES:
         link = LinkSettings(rate_bps, 0.02)
@@ -157,7 +156,7 @@ def rate_tasks(photos: Sequence[AskedPhoto]) -> Iterator[Task]:
             yield Task("rate", case, 0, link, replace(wish, closed_loop=closed), (0.0, 60.0, 120.0), 0)
 
 
-def deadline_tasks(photos: Sequence[AskedPhoto], sessions: int, traces: Sequence[str] = ()) -> Iterator[Task]:
+def deadline_tasks(photos: Sequence[Subject], sessions: int, traces: Sequence[str] = ()) -> Iterator[Task]:
     """Under the shipped traces, with and without feedback at the same times.
 
     Args:
@@ -178,7 +177,7 @@ def deadline_tasks(photos: Sequence[AskedPhoto], sessions: int, traces: Sequence
                     yield Task("deadline", scenario.trace, index, link, wish, both, seed)
 
 
-def loss_tasks(photos: Sequence[AskedPhoto], sessions: int, packet_bytes: int = DEFAULT_PACKET_BYTES) -> Iterator[Task]:
+def loss_tasks(photos: Sequence[Subject], sessions: int, packet_bytes: int = DEFAULT_PACKET_BYTES) -> Iterator[Task]:
     """Losses, with and without feedback.
 
     Args:

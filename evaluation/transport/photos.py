@@ -19,7 +19,7 @@ from shared.arrays import BoolArray, Float32Array, UInt8Array
 from shared.errors import BudgetTooSmallError
 from shared.packets import DEFAULT_PACKET_BYTES
 from transmitter.codecs import load_sender
-from transmitter.planning import Plan, PlanRequest, PreparedPicture, SenderCodec
+from transmitter.planning import Earlier, Plan, PlanRequest, PreparedPicture, SenderCodec
 
 CAP_DB: Final = 60.0
 """What an exact region counts as, so that means are not of exactness alone."""
@@ -47,11 +47,6 @@ class Codecs:
         """The codec of that name, with its shipped weights."""
         return cls(load_sender(name), load_receiver(name))
 
-    @property
-    def receivers(self) -> ReceiverCodecs:
-        """As an assembly takes them."""
-        return by_number(self.receiver)
-
 
 @dataclass(eq=False)
 class AskedPhoto:
@@ -76,6 +71,16 @@ class AskedPhoto:
         """(height, width), 0 or 1."""
         return self.mask.astype(np.float32)
 
+    @property
+    def raw_bytes(self) -> int:
+        """Of its pixels."""
+        return self.image.nbytes
+
+    @property
+    def receivers(self) -> ReceiverCodecs:
+        """What an assembly needs to take its packets in."""
+        return by_number(self.codecs.receiver)
+
     def plan(self, request: PlanRequest) -> Plan:
         """The first plan for a budget.
 
@@ -85,6 +90,13 @@ class AskedPhoto:
         if request not in self._plans:
             self._plans[request] = self.prepared.plan(self.relevance, request)
         return self._plans[request]
+
+    def replan(self, request: PlanRequest, earlier: Sequence[Earlier]) -> Plan | None:
+        """A plan for what is not there yet; None where nothing is worth its bytes."""
+        try:
+            return self.prepared.replan(self.relevance, request, earlier)
+        except BudgetTooSmallError:
+            return None
 
     # ---- quality -----------------------------------------------------------------------------------
 

@@ -8,13 +8,14 @@ LinkMemory ─► LinkEstimate ─► first_budget ─► plan ─► Sender ─
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from channel_emulator.settings import MAX_RATE_BPS, LinkSettings
-from evaluation.transport.photos import AskedPhoto
 from evaluation.transport.receiving import Receiving
 from evaluation.transport.simulation import Course, Outcome, bytes_by, carried_bytes, simulate
-from receiver.contract import ArrivedPatches
+from receiver.contract import ArrivedPatches, ReceiverCodecs
 from shared.packets import DEFAULT_PACKET_BYTES
 from transmitter.packing import pack_revision
 from transmitter.planning import Earlier, Plan, PlanRequest
@@ -96,6 +97,45 @@ class Trial:
         return carried_bytes(self.link, self.start_s, self.start_s + self.wish.deadline_s)
 
 
+class Subject(Protocol):
+    """What is sent: a photo with the region that counts, or something that behaves like one."""
+
+    @property
+    def name(self) -> str:
+        """What tables call it."""
+        ...
+
+    @property
+    def receivers(self) -> ReceiverCodecs:
+        """What an assembly needs to take its packets in."""
+        ...
+
+    @property
+    def raw_bytes(self) -> int:
+        """Of its pixels."""
+        ...
+
+    def plan(self, request: PlanRequest) -> Plan:
+        """The first plan for a budget.
+
+        Raises:
+            BudgetTooSmallError: not even the stream header fits.
+        """
+        ...
+
+    def replan(self, request: PlanRequest, earlier: Sequence[Earlier]) -> Plan | None:
+        """A plan for what is not there yet; None where nothing is worth its bytes."""
+        ...
+
+    def shown_db(self, arrived: ArrivedPatches | None) -> float:
+        """PSNR of what arrived within the region."""
+        ...
+
+    def oracle_db(self, budget_bytes: int, packet_bytes: int) -> float | None:
+        """What one plan gives that has so many bytes and loses none; None where not even the header fits."""
+        ...
+
+
 class Session:
     """A transmitter that sends a photo again and again over one link, and learns what the link is like.
 
@@ -105,7 +145,7 @@ class Session:
         replan_s: what planning a revision takes.
     """
 
-    def __init__(self, photo: AskedPhoto, link: LinkSettings, replan_s: float = REPLAN_S) -> None:
+    def __init__(self, photo: Subject, link: LinkSettings, replan_s: float = REPLAN_S) -> None:
         self._photo, self._link, self._replan_s = photo, link, replan_s
         self._memory = LinkMemory()
 
@@ -129,7 +169,7 @@ class Session:
         sender = Sender(planner.first, settings, estimate, _ID, start_s)
         backward = LinkSettings(MAX_RATE_BPS, link.propagation_s, seed=seed, impairments=link.impairments)
         course = Course(link, backward, start_s, wish.deadline_s, self._replan_s)
-        outcome = simulate(sender, Receiving(_ID, self._photo.codecs.receivers, start_s), planner, course)
+        outcome = simulate(sender, Receiving(_ID, self._photo.receivers, start_s), planner, course)
         self._memory.learn(sender.evidence, start_s + min(outcome.done_s, outcome.end_s))
         return Trial(wish, link, start_s, budget_bytes, outcome, sender.stats)
 
@@ -137,7 +177,7 @@ class Session:
 class _Planner:
     """Makes the revisions of one transmission."""
 
-    def __init__(self, photo: AskedPhoto, request: PlanRequest) -> None:
+    def __init__(self, photo: Subject, request: PlanRequest) -> None:
         self._photo = photo
         self._plans: list[Plan] = [photo.plan(request)]
         self.first = pack_revision(self._plans[0], _ID, 0)
@@ -145,7 +185,7 @@ class _Planner:
     def __call__(self, wanted: RevisionWanted) -> PackedRevision | None:
         request = PlanRequest(wanted.budget_bytes, wanted.packet_bytes)
         earlier = [Earlier(plan, served) for plan, served in zip(self._plans, wanted.served, strict=True)]
-        plan = self._photo.prepared.replan(self._photo.relevance, request, earlier)
+        plan = self._photo.replan(request, earlier)
         if plan is None or not plan.bodies:
             return None
         self._plans.append(plan)
