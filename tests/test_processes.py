@@ -40,7 +40,7 @@ def test_a_photo_crosses_the_link(client, codec):
     picture = read_picture(received.image_png)
     assert sent.plan.codec == received.codec == codec
     assert sent.delivered.wire_bytes <= 9000
-    assert sent.delivered.received_bytes == sent.delivered.wire_bytes
+    assert sent.delivered.received_bytes == sent.delivered.wire_bytes - sent.delivered.poll_bytes
     assert picture.shape == _PHOTO.shape
     assert _psnr(_PHOTO, picture) > 24
 
@@ -98,23 +98,41 @@ def test_a_deadline_too_short_is_told_and_leaves_the_link_free(client):
     finally:
         client.set_link(Link(rate_bps=4e6))
     sent = client.transmit(png_bytes(_PHOTO), "cat", Budget(wire_bytes=3000))
-    assert sent.delivered.received_bytes == sent.delivered.wire_bytes
+    assert sent.delivered.received_bytes == sent.delivered.wire_bytes - sent.delivered.poll_bytes
 
 
 @pytest.mark.parametrize("codec", list(CODECS))
-def test_lost_packets_leave_a_picture(client, codec):
-    client.set_link(Link(loss_rate=0.2, seed=3))
+def test_lost_packets_leave_a_picture_and_a_better_one_where_losses_are_heard_of(client, codec):
+    quality = {}
+    for open_loop in (True, False):
+        client.set_link(Link(loss_rate=0.2, seed=3))
+        try:
+            options = Options(codec=codec, open_loop=open_loop)
+            sent = client.transmit(png_bytes(_PHOTO), "cat", Budget(wire_bytes=30_000), options).delivered
+        finally:
+            client.set_link(Link(loss_rate=0))
+        assert sent.wire_bytes <= 30_000
+        assert (sent.again_bytes > 0 or sent.revisions > 1) == (sent.lost_packets > 0) == (not open_loop)
+        assert not open_loop or 0 < sent.received_patches < sent.sent_patches
+        quality[open_loop] = _psnr(_PHOTO, read_picture(client.reconstruction(sent.transmission_id).image_png))
+    assert quality[True] > 18
+    assert quality[False] > quality[True]
+
+
+def test_a_deadline_is_met_and_the_link_used_until_then(client):
+    client.set_link(Link(rate_bps=80_000))
     try:
-        sent = client.transmit(png_bytes(_PHOTO), "cat", Budget(wire_bytes=30_000), Options(codec=codec))
+        sent = client.transmit(png_bytes(_PHOTO), "cat", Budget(deadline_s=1.5)).delivered
     finally:
-        client.set_link(Link(loss_rate=0))
-    received = client.reconstruction(sent.transmission_id)
-    assert 0 < sent.delivered.received_patches < sent.delivered.sent_patches
-    assert _psnr(_PHOTO, read_picture(received.image_png)) > 18
+        client.set_link(Link(rate_bps=4e6))
+    assert sent.deadline_met
+    assert 0.75 * 15_000 < sent.received_bytes <= sent.wire_bytes < 1.01 * 15_000
+    assert sent.budget_bytes == 15_000
 
 
 @pytest.mark.parametrize("service", ["channel", "receiver"])
-def test_a_service_killed_in_the_middle_is_an_error_not_a_hang(service):
+def test_a_service_killed_in_the_middle_is_an_error_not_a_hang(service, monkeypatch):
+    monkeypatch.setenv("MMSC_TRANSMITTER_RESUME_S", "1.5")
     with LocalStack(StackConfig(link=Link(rate_bps=20_000))) as stack, stack.client() as client:
 
         def kill_once_sending(event) -> None:
