@@ -16,6 +16,7 @@ from channel_emulator.settings import MAX_RATE_BPS, LinkSettings
 from evaluation.transport.receiving import Receiving
 from evaluation.transport.simulation import Course, Outcome, bytes_by, carried_bytes, simulate
 from receiver.contract import ArrivedPatches, ReceiverCodecs
+from shared.errors import BudgetTooSmallError
 from shared.packets import DEFAULT_PACKET_BYTES
 from transmitter.packing import pack_revision
 from transmitter.planning import Earlier, Plan, PlanRequest
@@ -157,15 +158,17 @@ class Session:
             start_s: when it begins, on the clock of the link's model; not before an earlier transmission's end.
             seed: of the link's losses.
 
-        Raises:
-            BudgetTooSmallError: not even the stream header fits the first plan.
+        Where not even a stream header fits the first plan, nothing is sent.
         """
         link = replace(self._link, seed=seed)
         estimate = self._memory.estimate(link.rate_bps, link.propagation_s, start_s)
         deadline_s = None if wish.deadline_s is None else start_s + wish.deadline_s
         settings = SenderSettings(wish.budget_bytes, deadline_s, wish.closed_loop, wish.packet_bytes)
         budget_bytes = first_budget(settings, estimate, start_s)
-        planner = _Planner(self._photo, PlanRequest(budget_bytes, wish.packet_bytes))
+        try:
+            planner = _Planner(self._photo, PlanRequest(budget_bytes, wish.packet_bytes))
+        except BudgetTooSmallError:
+            return Trial(wish, link, start_s, budget_bytes, Outcome(), SenderStats(revisions=0))
         sender = Sender(planner.first, settings, estimate, _ID, start_s)
         backward = LinkSettings(MAX_RATE_BPS, link.propagation_s, seed=seed, impairments=link.impairments)
         course = Course(link, backward, start_s, wish.deadline_s, self._replan_s)
