@@ -123,7 +123,7 @@ def stream_header(contents: FileContents) -> StreamHeader:
     """
     section = HeaderSection()
     for packet in contents.packets:
-        if packet.kind is PacketKind.HEADER:
+        if packet.kind is PacketKind.HEADER and not packet.revision:
             try:
                 section.add(packet.position, packet.body)
             except PacketError:
@@ -159,7 +159,7 @@ def decode_file(contents: FileContents, codec: ReceiverCodec, clock: StageClock)
     with clock.stage("restore"):
         picture = decoded.paint()
     damages = contents.damages + refused
-    cut = contents.cut or (not damages and arrived.patches < arrived.layout.expected)
+    cut = contents.cut or (not damages and arrived.patches < assembly.expected_patches)
     damages += decoded.read_patches < arrived.patches
     return DecodedFile(arrived.header, picture, assembly.levels_planned, decoded.level_counts, cut, damages)
 

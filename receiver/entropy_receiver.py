@@ -7,7 +7,9 @@ pieces ────────────────────────�
 ```
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import ClassVar, Final, Protocol
 
 import numpy as np
@@ -26,6 +28,7 @@ from shared.packets import StreamHeader
 from shared.patches import PATCH_SIZE, PatchGrid
 
 _QUANTISER_BYTES: Final = 2  # base and spacing, before the level map proper
+_BACKGROUNDS: Final = 8  # kept: 3 bytes per patch each
 
 
 class Restorer(Protocol):
@@ -55,7 +58,7 @@ class DecodedEntropy(DecodedPatches):
     qualities: Int16Array
     """(grid.count,) quantiser of each patch that arrived."""
     colours: UInt8Array
-    """(grid.count, 3) RGB, the background layer."""
+    """(grid.count, 3) RGB, the background layer; shared with others, and not to be changed."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ class EntropyReceiver:
         """Decodes every body; where the background layer makes no sense, nothing that builds on it does."""
         header, planned = arrived.header, arrived.layout.levels
         try:
-            colours = self.codec.background(header.sketch, header.grid)
+            colours = self._background(header.sketch, header.grid)
         except StreamError:
             return self._nothing(header)
         base, spacing = header.level_map[:_QUANTISER_BYTES]
@@ -128,6 +131,11 @@ class EntropyReceiver:
         bodies = ((0, b"\x00\x01" + bytes(64)), (1, b"\x00\x06" + bytes(64)))
         pieces = [piece for position, body in bodies for piece in self.pieces(layout, position, body)]
         self.decode(ArrivedPatches(self, header, layout, tuple(pieces), 0)).paint()
+
+    @cached_property
+    def _background(self) -> Callable[[bytes, PatchGrid], UInt8Array]:
+        """The background layer of a sketch; all revisions need it, and a picture that is watched as it grows."""
+        return lru_cache(_BACKGROUNDS)(self.codec.background)
 
     def _nothing(self, header: StreamHeader) -> DecodedEntropy:
         count = header.grid.count

@@ -104,6 +104,7 @@ class Receiving:
             if unreadable is not None:
                 raise InvalidInputError("packets", "a message of the stream cannot be read") from unreadable
         finally:
+            self._stop_timer()
             self._answers.close()
 
     async def _take(self, packets: Sequence[bytes]) -> AsyncIterator[Entry]:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from receiver_fakes import ID, Sent, receivers, sent
 
+from client.files import decode_file, stream_header
 from receiver.assembly import MAX_EARLY_BYTES, Arrival, Assembly
 from receiver.codecs import load_receiver
 from receiver.contract import ReceiverCodec, by_number
@@ -19,6 +20,7 @@ from receiver.header import MAX_SECTION_BYTES
 from shared.arrays import UInt8Array
 from shared.codec.entropy.levels import QUALITY_EXACT, QUALITY_SKIPPED
 from shared.codec.ladder_order import sending_order
+from shared.container import FILE_ID, read_frames, write_frames
 from shared.errors import PacketError, StreamError
 from shared.feedback import Arrived
 from shared.levels import RAW
@@ -27,6 +29,7 @@ from shared.patches import PatchGrid, split
 from shared.reports import ReportOutcome
 from transmitter.codecs import load_sender
 from transmitter.packing import pack_revision
+from transmitter.pipeline import StageClock
 from transmitter.planning import Plan, PlanRequest
 
 GRID = PatchGrid(61, 45)
@@ -225,7 +228,7 @@ def plans() -> dict[str, Plan]:
     return {"whole": whole, "part": part}
 
 
-def entropy_packets(plan: Plan, revision: int) -> list[bytes]:
+def packets_of(plan: Plan, revision: int) -> list[bytes]:
     packed = pack_revision(dataclasses.replace(plan, header=_without_sketch(plan.header, revision)), ID, revision)
     return [*packed.header, *(packet.data for packet in packed.patches)]
 
@@ -248,8 +251,8 @@ def decoded(entropy: ReceiverCodec, packets: Iterable[bytes]) -> DecodedEntropy:
 def test_the_finer_quantiser_counts_whatever_its_level(
     entropy: ReceiverCodec, plans: dict[str, Plan], first: str, second: str
 ) -> None:
-    alone = {name: decoded(entropy, entropy_packets(plan, 0)) for name, plan in plans.items()}
-    packets = entropy_packets(plans[first], 0) + entropy_packets(plans[second], 1)
+    alone = {name: decoded(entropy, packets_of(plan, 0)) for name, plan in plans.items()}
+    packets = packets_of(plans[first], 0) + packets_of(plans[second], 1)
     merged = decoded(entropy, reversed(packets))
     fine = plans["part"].levels > 0
     assert (alone["part"].qualities[fine] < alone["whole"].qualities[fine]).all()
@@ -258,6 +261,19 @@ def test_the_finer_quantiser_counts_whatever_its_level(
             assert (getattr(merged, field)[chosen] == getattr(alone[name], field)[chosen]).all()
     assert merged.read_patches == np.count_nonzero(plans["whole"].levels)
     assert merged.paint().shape == PHOTO.shape
+
+
+@pytest.mark.parametrize("cut", [0, 700])
+def test_a_file_may_hold_revisions(entropy: ReceiverCodec, plans: dict[str, Plan], cut: int) -> None:
+    packets = [
+        Packet.from_bytes(data) for number, plan in enumerate(plans.values()) for data in packets_of(plan, number)
+    ]
+    data = write_frames(dataclasses.replace(packet, transmission_id=FILE_ID).to_bytes() for packet in packets)
+    contents = read_frames(data[: len(data) - cut])
+    assert stream_header(contents) == plans["whole"].header
+    file = decode_file(contents, entropy, StageClock(lambda: 0.0))
+    assert file.complete is not bool(cut)
+    assert file.read_patches == file.expected_patches == np.count_nonzero(plans["whole"].levels)
 
 
 def test_of_two_qualities_the_finer_is_taken_and_of_alike_ones_the_later(entropy: ReceiverCodec) -> None:
