@@ -27,7 +27,7 @@ from transmitter.entropy_search import Search
 from transmitter.entropy_settings import ALL_EXACT, Setting
 from transmitter.entropy_source import prepare
 from transmitter.entropy_trials import Trial, Trials
-from transmitter.planning import Earlier, Plan, PlanRequest
+from transmitter.planning import Earlier, Plan, PlanRequest, worth_sending
 
 _LAYER_SHARE: Final = 0.03
 _PLAIN_LAYER_SHARE: Final = 0.008  # where every patch is sent, the layer shows only while they are on their way
@@ -81,9 +81,10 @@ def replan_entropy(learnt: Trials, request: PlanRequest, earlier: Sequence[Earli
         InvalidInputError: `earlier` is not of this picture.
     """
     source = replace(learnt.source, layer=b"")
-    trials = replace(learnt, source=source, request=request, served=Served.of(earlier, source))
+    trials = replace(learnt, source=source, request=request, served=Served.of(earlier, source, learnt.factors))
     found = Search(trials, request.budget_bytes).run()
-    return _plan(found, request) if found and found.bodies else None
+    plan = _plan(found, request) if found else None
+    return plan if plan and worth_sending(plan) else None
 
 
 def plan_exactly(codec: EntropyCodec, image: UInt8Array, request: PlanRequest) -> Plan:

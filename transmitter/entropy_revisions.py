@@ -40,28 +40,37 @@ class Served:
     """(grid.count,) the finest quantiser of each patch; QUALITY_SKIPPED: nothing, QUALITY_EXACT: all of it."""
     errors: Float64Array
     """(grid.count,) about how far each patch is from the photo, squared, in coefficient units; 0 where nothing is."""
+    factors: Float64Array | float = 1.0
+    """(grid.count,) of each patch's bits over what is guessed. They stay: who takes part must not depend on the way
+    by which a search came to a setting."""
 
     @classmethod
-    def of(cls, earlier: Sequence[Earlier], source: Source) -> "Served":
+    def of(cls, earlier: Sequence[Earlier], source: Source, factors: Float64Array | None) -> "Served":
         """What earlier revisions of a transmission have brought.
+
+        Args:
+            earlier: all of them.
+            source: the picture.
+            factors: see above; None: not known.
 
         Raises:
             InvalidInputError: a plan is not of this picture, or `served` does not fit it.
         """
         qualities = served_qualities(earlier, source.grid)
-        return cls(qualities, np.where(qualities >= 0, _errors(source, qualities), 0))
+        errors = np.where(qualities >= 0, _errors(source, qualities), 0)
+        return cls(qualities, errors, 1.0 if factors is None else factors)
 
-    def closed(self, source: Source, fineness: int, bits: Float64Array) -> BoolArray:
+    def closed(self, source: Source, fineness: int, guess: Float64Array) -> BoolArray:
         """(grid.count,) patches that stay as they are.
 
         Args:
             source: the picture.
             fineness: quantiser of the most important patches.
-            bits: (grid.count,) about what each would take.
+            guess: (grid.count,) bits that each might take.
         """
         qualities = fineness + HALF_OCTAVE * source.offsets
         gains = self.errors - np.where(qualities < EXACT_BELOW, 0, _errors(source, qualities))
-        worth = gains * source.shares > _PRICE * _widths(qualities) ** 2 * bits
+        worth = gains * source.shares > _PRICE * _widths(qualities) ** 2 * self.factors * guess
         return np.asarray((self.qualities != QUALITY_SKIPPED) & ~(worth & (self.qualities != QUALITY_EXACT)))
 
 

@@ -9,17 +9,22 @@ import numpy as np
 from shared.codec.entropy.context import QUALITIES
 from shared.codec.entropy.levels import EXACT
 from shared.codec.entropy.lossy_model import DEFAULT_PRICE
-from transmitter.entropy_settings import ALL_EXACT, Setting, price_exponent
+from transmitter.entropy_closing import (
+    AIM,
+    ENOUGH,
+    Closing,
+    bounded_price,
+    lossy_patches,
+    patches_exponent,
+    seen_exponent,
+)
+from transmitter.entropy_settings import ALL_EXACT, Setting
 from transmitter.entropy_trials import Trial, Trials
 
-_ENOUGH: Final = 0.991
-_AIM: Final = 0.996
 _NEAR: Final = ((0.9, 1.06), (0.985, 1.0))
 _FOR_CLOSING: Final = 4  # trials kept for the last percents
 _TRIALS: Final = 12
-_WORTH_CODING: Final = (_ENOUGH, 0.9995)  # measured bytes over the budget; measures are true to a few per mille
-_PRICES: Final = (0.02, 0.35)
-_PRICE_EXPONENTS: Final = (0.03, 0.6)
+_WORTH_CODING: Final = (ENOUGH, 0.9995)  # measured bytes over the budget; measures are true to a few per mille
 
 
 @dataclass
@@ -65,9 +70,12 @@ class Search:
 
     def _code(self, setting: Setting) -> Trial:
         trial = self.tried[setting] = self.trials.run(setting)
+        self._keep(trial)
+        return trial
+
+    def _keep(self, trial: Trial) -> None:
         if self._fits(trial) and (self.best is None or trial.wire_bytes > self.best.wire_bytes):
             self.best = trial
-        return trial
 
     def _code_the_fullest(self) -> None:
         """Codes what was measured to be fuller than the best, if it turns out to fit."""
@@ -81,7 +89,7 @@ class Search:
         return trial.wire_bytes <= self.budget_bytes
 
     def _enough(self) -> bool:
-        return self.best is not None and self.best.wire_bytes >= _ENOUGH * self.budget_bytes
+        return self.best is not None and self.best.wire_bytes >= ENOUGH * self.budget_bytes
 
     def _bracket(self, near_below: float, near_above: float) -> tuple[Trial | None, Trial | None]:
         """The finest trial that fits and the coarsest that does not, as near to each other as is of use.
@@ -134,19 +142,19 @@ class Search:
 
     def _close(self, trial: Trial, tries: int) -> None:
         """From a trial near the budget: another price of bits, until it fits and enough of the budget is used."""
-        exponent = price_exponent(8 * trial.wire_bytes / max(int(np.count_nonzero(trial.levels)), 1))
+        exponent = patches_exponent(trial)
         for _ in range(tries):
-            if self._enough():
+            if self._enough() or not lossy_patches(trial):
                 return
-            ratio = _AIM * self.budget_bytes / trial.wire_bytes
-            price = min(max(trial.setting.price * ratio ** (-1 / exponent), _PRICES[0]), _PRICES[1])
-            if price == trial.setting.price or not _lossy_patches(trial):
+            ratio = AIM * self.budget_bytes / trial.wire_bytes
+            price = bounded_price(trial.setting.price * ratio ** (-1 / exponent))
+            if price == trial.setting.price:
                 return
-            # The last step to the budget is a small one, worth coding at once.
             self.left -= 1
             following = self._code(replace(trial.setting, price=price))
-            grown = math.log(following.wire_bytes / trial.wire_bytes) / math.log(price / trial.setting.price)
-            exponent = min(max(-grown, _PRICE_EXPONENTS[0]), _PRICE_EXPONENTS[1])
+            for repriced in Closing(self.trials, self.budget_bytes).towards(following):
+                self._keep(repriced)
+            exponent = seen_exponent(following.wire_bytes / trial.wire_bytes, price / trial.setting.price)
             trial = following
 
     def _guess(self, scale: float) -> int:
@@ -162,10 +170,6 @@ class Search:
         if fineness not in self.guesses:
             self.guesses[fineness] = self.trials.expected_bytes(fineness)
         return self.guesses[fineness]
-
-
-def _lossy_patches(trial: Trial) -> int:
-    return int(np.count_nonzero(trial.levels % EXACT))
 
 
 def _exact_patches(trial: Trial) -> int:

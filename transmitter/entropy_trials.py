@@ -1,8 +1,8 @@
 """What one setting of the entropy codec takes: levels, runs, bodies, and every byte on the wire."""
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -73,7 +73,7 @@ class Trials:
     """What is there already; None in a first plan."""
     _exact_bodies: dict[tuple[int, int, bytes], bytes] = field(default_factory=dict)
     _exact_bits: Float64Array | None = None
-    _factors: Float64Array | None = None
+    factors: Float64Array | None = None
     """(grid.count,) of each patch's bits over what was guessed, as last seen, at the default price of a bit."""
 
     def run(self, setting: Setting) -> Trial:
@@ -87,35 +87,53 @@ class Trials:
     def _tried(self, setting: Setting, code: Coding) -> Trial:
         guess = guessed_bits(self.source, setting.fineness)
         expected = at_price(self._expected(guess), setting.price / DEFAULT_PRICE)
-        levels, base, spacing = levels_at(self.source, setting, self._closed(setting.fineness, expected))
-        order = sending_order(levels, self.source.grid)
-        scene = Scene(self.source.grid, levels, base, spacing, order, self.source.means)
+        levels, base, spacing = levels_at(self.source, setting, self._closed(setting.fineness, guess))
+        scene = self._scene(levels, base, spacing)
         bits = np.where(levels == EXACT, self._bits_if_exact(levels), expected)
         pieces = [*self._exact(scene, bits), *self._lossy(scene, bits, setting.price, code)]
         self._learn(levels, at_price(bits, DEFAULT_PRICE / setting.price) / np.maximum(guess, 1))
-        header = self._header(scene)
-        sizes = [piece.size for piece in pieces]
+        header, bodies = self._header(scene), _bodies(pieces)
+        whole = bodies if len(bodies) == len(pieces) else None
+        return Trial(setting, header, levels, whole, self._wire_bytes(header, [piece.size for piece in pieces]))
+
+    def _wire_bytes(self, header: StreamHeader, sizes: list[int]) -> int:
         # A patch that fits no packet, as of noise under a fine quantiser, rules the setting out.
         fits = max(sizes, default=0) <= self._capacity
-        taken = wire_bytes(len(header.to_bytes()), sizes, self.request) if fits else _NEVER
-        bodies = tuple(
-            Body(piece.position, patches_in(piece.content), piece.content)
-            for piece in pieces
-            if piece.content is not None
-        )
-        return Trial(setting, header, levels, bodies if len(bodies) == len(pieces) else None, taken)
+        return wire_bytes(len(header.to_bytes()), sizes, self.request) if fits else _NEVER
+
+    def _scene(self, levels: UInt8Array, base: int, spacing: int) -> Scene:
+        order = sending_order(levels, self.source.grid)
+        return Scene(self.source.grid, levels, base, spacing, order, self.source.means)
+
+    def repriced(self, trial: Trial, count: int, price: float) -> Trial:
+        """A coded trial whose last bodies, of lossy patches, are coded anew; those that grow too long stay as they are.
+
+        Args:
+            trial: of `run`.
+            count: how many bodies, 1 or more; together at most MAX_BODY_PATCHES patches.
+            price: of a bit.
+        """
+        assert trial.bodies is not None
+        scene = self._scene(trial.levels, *trial.header.level_map[:2])
+        kept, changed = trial.bodies[:-count], trial.bodies[-count:]
+        runs = [Run(body.position, scene.order[body.position : body.position + body.patches]) for body in changed]
+        pieces, _ = self._coded(scene, runs, self._coefficients(scene), price)
+        pairs = zip(changed, _bodies(pieces), strict=True)
+        bodies = (*kept, *(new if len(new.content) <= self._capacity else old for old, new in pairs))
+        sizes = [len(body.content) for body in bodies]
+        return replace(trial, bodies=bodies, wire_bytes=self._wire_bytes(trial.header, sizes))
 
     def expected_bytes(self, fineness: int) -> float:
         """About what `run` would take at the default price, without coding or measuring anything."""
-        expected = self._expected(guessed_bits(self.source, fineness))
-        levels, _, _ = levels_at(self.source, Setting(fineness, DEFAULT_PRICE), self._closed(fineness, expected))
-        return float(expected[levels > 0].sum() / 8)
+        guess = guessed_bits(self.source, fineness)
+        levels, _, _ = levels_at(self.source, Setting(fineness, DEFAULT_PRICE), self._closed(fineness, guess))
+        return float(self._expected(guess)[levels > 0].sum() / 8)
 
     def _expected(self, guess: Float64Array) -> Float64Array:
-        return guess if self._factors is None else self._factors * guess
+        return guess if self.factors is None else self.factors * guess
 
-    def _closed(self, fineness: int, bits: Float64Array) -> BoolArray | None:
-        return None if self.served is None else self.served.closed(self.source, fineness, bits)
+    def _closed(self, fineness: int, guess: Float64Array) -> BoolArray | None:
+        return None if self.served is None else self.served.closed(self.source, fineness, guess)
 
     def _exact(self, scene: Scene, bits: Float64Array) -> Iterator[_Piece]:
         exact = np.flatnonzero(scene.levels[scene.order] == EXACT)
@@ -161,8 +179,8 @@ class Trials:
         """Notes what lossy patches took, for others by what those took on average."""
         lossy = (levels > 0) & (levels != EXACT)
         if lossy.any():
-            before = np.full(len(levels), float(np.median(factors[lossy]))) if self._factors is None else self._factors
-            self._factors = np.where(lossy, np.clip(factors, *_FACTORS), before)
+            before = np.full(len(levels), float(np.median(factors[lossy]))) if self.factors is None else self.factors
+            self.factors = np.where(lossy, np.clip(factors, *_FACTORS), before)
 
     def _coded(self, scene: Scene, runs: list[Run], coefficients: Float32Array, price: float) -> _Taken:
         encoded = self.codec.encode_lossy(scene, runs, coefficients, price)
@@ -211,6 +229,12 @@ class Trials:
     def _header(self, scene: Scene) -> StreamHeader:
         level_map = bytes([scene.base, scene.spacing]) + encode_level_map(scene.levels, scene.grid)
         return StreamHeader(ENTROPY_CODEC, self.codec.weights_hash, scene.grid, self.source.layer, level_map, 0)
+
+
+def _bodies(pieces: Sequence[_Piece]) -> tuple[Body, ...]:
+    """Of those that were coded."""
+    found = ((piece.position, piece.content) for piece in pieces if piece.content is not None)
+    return tuple(Body(position, patches_in(content), content) for position, content in found)
 
 
 def _batch(runs: list[Run]) -> tuple[list[Run], list[Run]]:

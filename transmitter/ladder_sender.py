@@ -16,7 +16,7 @@ from shared.patches import split
 from transmitter.importance import patch_importance
 from transmitter.ladder_planning import STRATEGIES, LadderPlan, exact_plan, make_plan
 from transmitter.ladder_revisions import make_revision
-from transmitter.planning import Body, Earlier, Plan, PlanRequest
+from transmitter.planning import Body, Earlier, Plan, PlanRequest, worth_sending
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,9 @@ class LadderPicture:
 
     def replan(self, relevance: Float32Array, request: PlanRequest, earlier: Sequence[Earlier]) -> Plan | None:
         """See the contract."""
-        plan = make_revision(self.image, patch_importance(relevance), self.encoded.errors, request, earlier)
-        return filled(plan, self.encoded) if plan else None
+        levels = make_revision(self.image, patch_importance(relevance), self.encoded.errors, request, earlier)
+        plan = filled(levels, self.encoded) if levels else None
+        return plan if plan and worth_sending(plan) else None
 
 
 @dataclass(frozen=True)

@@ -142,6 +142,11 @@ def check_earlier(earlier: Sequence[Earlier], codec: CodecEntry, grid: PatchGrid
         raise InvalidInputError("earlier", "a revision follows a first plan of the same picture and codec")
 
 
+def worth_sending(revision: Plan) -> bool:
+    """Whether a revision brings at least as many bytes of patches as it takes to say whose they are."""
+    return 2 * revision.content_bytes >= revision.wire_bytes
+
+
 class PreparedPicture(Protocol):
     """A picture on its way through a codec, with all that its plans share computed; for one thread at a time."""
 

@@ -1,0 +1,96 @@
+"""The last percents of a budget: the price of a bit, for all patches at first, then for as few bodies as do."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from shared.codec.entropy.codec import MAX_BODY_PATCHES
+from shared.codec.entropy.levels import EXACT
+from transmitter.entropy_settings import price_exponent
+from transmitter.entropy_trials import Trial, Trials
+from transmitter.planning import Body
+
+ENOUGH: Final = 0.991
+"""Part of the budget that a plan should use."""
+
+AIM: Final = 0.996
+"""Part of the budget that is aimed at."""
+
+_PRICES: Final = (0.02, 0.35)
+_EXPONENTS: Final = (0.03, 0.6)
+_SHRINKING: Final = 0.08  # of bodies' bytes
+_GROWING: Final = 0.04  # likewise; where it is more, too many would no longer fit their packets
+_TRIES: Final = 3
+
+
+@dataclass(frozen=True)
+class Closing:
+    """Brings a coded trial to the budget by the price of bits in its last bodies, the least important ones.
+
+    No packet knows of another, so that the others stay as they are: in a fraction of the time, and with no surprise.
+    """
+
+    trials: Trials
+    budget_bytes: int
+
+    def towards(self, trial: Trial) -> Iterator[Trial]:
+        """Ever nearer trials, until one uses enough of the budget, or the last bodies have no more to give."""
+        tail = self._tail(trial)
+        size, price = sum(len(body.content) for body in tail), trial.setting.price
+        exponent = patches_exponent(trial)
+        for _ in range(_TRIES):
+            missing = self._missing(trial)
+            if not tail or self._done(trial) or missing <= -size:
+                return
+            following_price = bounded_price(price * (1 + missing / size) ** (-1 / exponent))
+            if following_price == price:
+                return
+            following = self.trials.repriced(trial, len(tail), following_price)
+            yield following
+            grown = following.wire_bytes - trial.wire_bytes
+            exponent = seen_exponent(1 + grown / size, following_price / price)
+            trial, size, price = following, size + grown, following_price
+
+    def _missing(self, trial: Trial) -> float:
+        return AIM * self.budget_bytes - trial.wire_bytes
+
+    def _done(self, trial: Trial) -> bool:
+        return ENOUGH * self.budget_bytes <= trial.wire_bytes <= self.budget_bytes
+
+    def _tail(self, trial: Trial) -> tuple[Body, ...]:
+        """As few of the last bodies as may give what is missing; none where all lossy ones may not."""
+        bodies = trial.bodies or ()
+        first_lossy = int(np.count_nonzero(trial.levels == EXACT))
+        missing = self._missing(trial)
+        count = size = patches = 0
+        for body in reversed(bodies):
+            patches += body.patches
+            if body.position < first_lossy or patches > MAX_BODY_PATCHES:
+                return ()
+            count, size = count + 1, size + len(body.content)
+            if -_SHRINKING * size <= missing <= _GROWING * size:
+                return bodies[-count:]
+        return ()
+
+
+def bounded_price(price: float) -> float:
+    """The nearest price of a bit that makes sense."""
+    return min(max(price, _PRICES[0]), _PRICES[1])
+
+
+def patches_exponent(trial: Trial) -> float:
+    """By which power of a bit's price a trial's patches should get smaller."""
+    return price_exponent(8 * trial.wire_bytes / max(int(np.count_nonzero(trial.levels)), 1))
+
+
+def seen_exponent(bytes_ratio: float, price_ratio: float) -> float:
+    """By which power bytes got smaller, as far as that is to be believed."""
+    return min(max(-math.log(bytes_ratio) / math.log(price_ratio), _EXPONENTS[0]), _EXPONENTS[1])
+
+
+def lossy_patches(trial: Trial) -> int:
+    """How many patches the price of a bit has a say in."""
+    return int(np.count_nonzero(trial.levels % EXACT))
