@@ -55,7 +55,7 @@ async def test_what_gets_lost_is_sent_again_and_counts():
     assert sum(map(len, channel.packets)) == end.wire_bytes <= end.budget_bytes == 20_000
     again = sum((copies - 1) * len(data) for data, copies in sent_patches(channel).items())
     assert again == pytest.approx(end.again_bytes + end.repair_bytes, abs=600)
-    assert end.received_patches > 0.9 * end.sent_patches
+    assert end.received_patches > 0.7 * end.sent_patches
     assert 0.03 < end.estimate.loss_rate < 0.25
 
 
