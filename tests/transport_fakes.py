@@ -14,10 +14,11 @@ from transmitter.transport.contract import LinkEstimate, PackedRevision, Patches
 from transmitter.transport.sender import Sender, first_budget
 
 ID = 77
+PATCHES = 10  # of every packet
 
 
 def packed(
-    size: int, *, number: int = 0, header: int = 300, packet_bytes: int = 1_200, patches: int = 10, sid: int = ID
+    size: int, *, number: int = 0, header: int = 300, packet_bytes: int = 1_200, sid: int = ID
 ) -> PackedRevision:
     """A revision of so many bytes on the wire; its contents are only sizes."""
     content = packet_bytes - PACKET_HEADER_BYTES
@@ -28,8 +29,8 @@ def packed(
     left, bodies = size - sum(map(len, head)), []
     while left > PACKET_HEADER_BYTES + 8:
         body = min(left, packet_bytes) - PACKET_HEADER_BYTES
-        data = Packet(PacketKind.PATCHES, sid, patches * len(bodies), bytes(body), number).to_bytes()
-        bodies.append(PatchesPacket(patches * len(bodies), patches, data))
+        data = Packet(PacketKind.PATCHES, sid, PATCHES * len(bodies), bytes(body), number).to_bytes()
+        bodies.append(PatchesPacket(PATCHES * len(bodies), PATCHES, data))
         left -= len(data)
     return PackedRevision(number, head, tuple(bodies))
 
@@ -75,8 +76,7 @@ class Receiver:
         elif packet.kind is PacketKind.REPAIR:
             self._repair(packet)
         urgent = packet.kind is PacketKind.POLL or (not there and self.header_there(packet.revision))
-        size = len(self.feedback(now).to_packet())
-        pause = min(max(0.05, 20 * size * 8 / (8 * self._rate(now))), 0.25)
+        pause = min(max(0.05, 20 * self.said_bytes / self._rate(now)), 0.25)
         self.due_s = min(self.due_s, now if urgent else max(now, self.said_s + pause))
         self._repeats = [now + 0.1, now + 0.4, now + 1.4]
 
@@ -107,11 +107,13 @@ class Receiver:
         while self._repeats and self._repeats[0] <= now:
             self._repeats.pop(0)
         self.due_s, self.said_s = math.inf, now
-        return [self.feedback(now, count=True).to_packet()]
+        packet = self.feedback(now).to_packet()
+        self.said_bytes = len(packet)
+        return [packet]
 
-    def feedback(self, now: float, *, count: bool = False) -> Feedback:
+    def feedback(self, now: float) -> Feedback:
         assert self.last is not None
-        self.sequence += count
+        self.sequence += 1
         last_s, last = self.last
         revisions = sorted({*self.header_bytes, *(revision for revision, _ in self.packets)})
         states = tuple(self._state(revision) for revision in revisions)
@@ -132,19 +134,19 @@ class Receiver:
         if not self.header_there(revision):
             return Arrived(revision, header=False)
         runs: list[tuple[int, int]] = []
-        for packet in self.plans[revision].patches:
-            if (revision, packet.position) in self.packets:
-                stop = packet.position + packet.patches
-                if runs and runs[-1][1] == packet.position:
-                    runs[-1] = (runs[-1][0], stop)
-                else:
-                    runs.append((packet.position, stop))
+        for position in sorted(self._bodies.get(revision, ())):
+            stop = position + PATCHES
+            if runs and runs[-1][1] == position:
+                runs[-1] = (runs[-1][0], stop)
+            else:
+                runs.append((position, stop))
         return Arrived(revision, True, tuple(runs)).shortened()
 
     @property
     def distinct_bytes(self) -> int:
         """Of PATCHES packets that count: their header is there."""
-        return sum(size for (revision, _), size in self.packets.items() if self.header_there(revision))
+        there = {revision for revision in self.plans if self.header_there(revision)}
+        return sum(size for (revision, _), size in self.packets.items() if revision in there)
 
 
 @dataclass
@@ -220,7 +222,7 @@ def transmit(
     receiver.plans[0] = first
     course = Course(sender, receiver)
     coming: tuple[float, PackedRevision | None] | None = None
-    sent, same, told_s, credit = 0, 0, -math.inf, 0
+    sent, same, told_s, credit, looked = 0, 0, -math.inf, 0, False
     reconnects = [start + at for at in reconnect]
     end_s = start + deadline if deadline is not None else math.inf
     while now < start + limit_s:
@@ -233,8 +235,12 @@ def transmit(
             receiver.arrived_bytes = receiver.arrived_packets = 0
             if forget:
                 receiver.packets.clear()
+                receiver._bodies.clear()
                 receiver.header_bytes.clear()
             sender.reconnected(now)
+        if now > end_s and not looked:
+            course.in_time_bytes, course.header_in_time = receiver.distinct_bytes, receiver.header_there(0)
+            looked = True
         for delivery in links[0].poll(now):
             if delivery.packet is None:
                 receiver.ended = True
@@ -243,8 +249,6 @@ def transmit(
             course.last_arrival_s = now - start
             if now > end_s:
                 course.late_bytes += len(delivery.packet)
-            else:
-                course.in_time_bytes, course.header_in_time = receiver.distinct_bytes, receiver.header_there(0)
         for packet in receiver.say(now):
             course.feedback_bytes += len(packet)
             links[1].offer(stream, packet, now)
@@ -292,4 +296,6 @@ def transmit(
         now = max(now, following)
     else:
         course.hung = True
+    if not looked:
+        course.in_time_bytes, course.header_in_time = receiver.distinct_bytes, receiver.header_there(0)
     return course

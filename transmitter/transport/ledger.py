@@ -289,8 +289,9 @@ class Ledger:
         if self._newest is None or last.order > self._newest.order:
             self._newest = found.newest = last
         states = {state.revision: state for state in feedback.revisions}
-        if last.entry is not None and last.entry.kind is PacketKind.HEADER:
+        if found.newest is not None and last.entry is not None and last.entry.kind is PacketKind.HEADER:
             self._arrive(last.entry)  # its revision's other header packets may be missing still
+        self._doubt_headers(states, last)
         found.revived = self._revive(states)
         self._sort_out(states, now, found)
         return found
@@ -363,6 +364,15 @@ class Ledger:
         if revived:
             self._reordering = min(2 * self._reordering, MAX_REORDERING)
         return len(revived)
+
+    def _doubt_headers(self, states: dict[int, Arrived], last: Handed) -> None:
+        """A header that seemed to arrive, packet by packet, and is not there when later ones are, is sent again."""
+        for number, header in enumerate(self.headers):
+            state = states.get(number)
+            seemed = state is not None and not state.header and self._header_arrived(number)
+            if seemed and all(self.handed_since(entry) > self._orders - 1 - last.order for entry in header):
+                for entry in header:
+                    self._set_arrived(entry, there=False)
 
     def _sort_out(self, states: dict[int, Arrived], now: float, found: Resolved) -> None:
         newest = self._newest

@@ -1,11 +1,11 @@
 """The rules of sending: how much at first, how much at a time, what is held back, when a new plan is worth having."""
 
 import math
-from dataclasses import dataclass
 from typing import Final
 
 from shared.packets import PACKET_HEADER_BYTES
 from transmitter.transport.contract import LinkEstimate, SenderSettings
+from transmitter.transport.protection import share_of_sources
 
 POLL_BYTES: Final = PACKET_HEADER_BYTES
 """A POLL has no body."""
@@ -22,6 +22,9 @@ FEEDBACK_S: Final = 0.25
 NO_HEADER: Final = 1e-3
 """How often a transmission may end without its header."""
 
+NO_REVISION: Final = 1e-2
+"""How often a later revision's header may be missing."""
+
 MAX_COPIES: Final = 3
 """Of a header before anything is known."""
 
@@ -29,8 +32,6 @@ _WINDOW_SPARE_S: Final = FEEDBACK_S + 0.05
 _WINDOW_PACKETS: Final = 4
 _CAUTION: Final = 0.3  # a plan is made for so many standard deviations below the mean rate
 _DOUBT: Final = 3.0  # by so many standard deviations the rate may be lower while a packet is under way
-_FINER: Final = 0.15  # likewise, where all that was planned is there
-_LEFTOVER: Final = 0.04  # less than this part of all bytes is not worth another plan
 _MARGIN_S: Final = 0.01  # of the last packet before the deadline
 
 
@@ -49,7 +50,7 @@ def first_budget(settings: SenderSettings, link: LinkEstimate, now: float) -> in
     if settings.closed_loop and expects_loss(link, budget / settings.packet_bytes):
         budget = int(budget * (1 - link.loss_rate)) - POLL_SPARE_BYTES
     if settings.deadline_s is not None:
-        caution = 1.0 - link.loss_rate if settings.closed_loop else 1.0
+        caution = share_that_counts(settings, link, now) if settings.closed_loop else 1.0
         budget = min(budget, int(carried_bytes(settings, link, now, cautious=settings.closed_loop) * caution))
     return max(budget, 0)
 
@@ -105,6 +106,20 @@ def rounds_left(settings: SenderSettings, link: LinkEstimate, now: float) -> flo
     return max((settings.deadline_s - now - one_way_s(link)) / (link.round_trip_s + QUEUE_S), 0.0)
 
 
+def share_that_counts(settings: SenderSettings, link: LinkEstimate, now: float) -> float:
+    """Share of the bytes from now on that neither gets lost nor repairs; above 0.
+
+    What can still be sent again costs what is lost; the last flight before the deadline costs its repair packets.
+    """
+    arrives = 1 - min(link.loss_rate, 0.95)
+    if settings.deadline_s is None:
+        return arrives
+    rounds = rounds_left(settings, link, now)
+    last_part = min(1 / rounds, 1.0) if rounds else 1.0
+    packets = carried_bytes(settings, link, now, cautious=True) * last_part / settings.packet_bytes
+    return (1 - last_part) * arrives + last_part * max(share_of_sources(packets, link), 0.05)
+
+
 def sends_needed(loss_rate: float, failure: float) -> int:
     """How many copies make it so improbable that none arrives."""
     if loss_rate <= failure:
@@ -112,48 +127,10 @@ def sends_needed(loss_rate: float, failure: float) -> int:
     return math.ceil(math.log(failure) / math.log(min(loss_rate, 0.9)) - 1e-9)
 
 
-def header_copies(settings: SenderSettings, link: LinkEstimate, now: float) -> int:
-    """How many copies of the header to send before anything is known."""
-    if settings.deadline_s is None:
+def header_copies(settings: SenderSettings, link: LinkEstimate, now: float, number: int = 0) -> int:
+    """How many copies of a revision's header to send before anything is known."""
+    if settings.deadline_s is None or not settings.closed_loop:
         return 1
     rounds = max(math.floor(rounds_left(settings, link, now)), 1)
-    return min(math.ceil(sends_needed(link.loss_at_most, NO_HEADER) / rounds), MAX_COPIES)
-
-
-@dataclass(frozen=True)
-class Prospect:
-    """How what is to be sent compares with what can be sent, when a new plan comes and until then."""
-
-    open_bytes: float
-    """To be sent, for the first time or again."""
-    affordable_bytes: float
-    """That bytes and time allow for, losses taken off."""
-    committed_bytes: float
-    """Of the open ones, those that go before the new plan comes."""
-    later_bytes: float
-    """That bytes and time allow for once it is there."""
-    served_bytes: float
-    """There or on their way."""
-    unfit_bytes: float
-    """Of packets that are larger than the bytes that are left."""
-    header_bytes: float
-    """What the new plan's header takes, at a guess."""
-
-    def worthwhile(self, *, hurry: bool) -> bool:
-        """Whether a new plan is worth having.
-
-        Args:
-            hurry: whether time decides rather than bytes: its forecasts are less sure.
-        """
-        if self.later_bytes < max(4 * self.header_bytes, 300):
-            return False
-        slack = 0.15 if hurry else 0.05
-        rest = self.open_bytes - self.committed_bytes
-        total = self.open_bytes + self.unfit_bytes + self.served_bytes
-        if self.unfit_bytes and not rest:
-            return self.later_bytes > _LEFTOVER * total
-        if rest > self.later_bytes:
-            return rest > (1 + 2 * slack) * self.later_bytes and rest - self.later_bytes > slack / 2 * total
-        if self.open_bytes > 0.1 * total:
-            return self.later_bytes > (1 + slack) * rest and self.later_bytes - rest > slack * total
-        return self.later_bytes - rest > _FINER * total
+    needed = sends_needed(link.loss_rate, NO_REVISION) if number else sends_needed(link.loss_at_most, NO_HEADER)
+    return min(math.ceil(needed / rounds), MAX_COPIES)

@@ -8,7 +8,6 @@ give ─► what may go? ─► ledger ─► packets      take ─► ledger: a
 """
 
 import math
-from dataclasses import dataclass
 from enum import Enum
 from typing import Final, NamedTuple
 
@@ -16,6 +15,7 @@ from shared.arrays import BoolArray
 from shared.feedback import Feedback
 from shared.packets import MAX_REVISIONS, Packet, PacketKind
 from transmitter.transport import policy
+from transmitter.transport.asking import MAX_UNANSWERED, Asking
 from transmitter.transport.contract import (
     LinkEstimate,
     PackedRevision,
@@ -23,27 +23,21 @@ from transmitter.transport.contract import (
     SenderSettings,
     SenderStats,
 )
-from transmitter.transport.estimates import LinkEvidence, Meters
-from transmitter.transport.ledger import Entry, Handed, Ledger, State
-from transmitter.transport.policy import POLL_BYTES, POLL_SPARE_BYTES, first_budget
-from transmitter.transport.queue import LocalQueue
+from transmitter.transport.estimates import LinkEvidence
+from transmitter.transport.ledger import Entry, Ledger, State
+from transmitter.transport.link import LinkView
+from transmitter.transport.policy import POLL_BYTES, first_budget
+from transmitter.transport.protection import Protection
+from transmitter.transport.replanning import Prospect, Replanning
 
 __all__ = ["Acknowledged", "Sender", "first_budget"]
 
-MAX_UNANSWERED: Final = 6
-"""After so many polls without any answer, nothing is expected to come back any more."""
-
-_MIN_TIMEOUT_S: Final = 0.1
-_MAX_TIMEOUT_S: Final = 8.0
-_ANSWER_S: Final = 0.02  # what a receiver that was asked may take
-_HURRIED_TIMEOUT_S: Final = 0.5  # with a deadline there is no time to be patient
-_REPLAN_S: Final = 0.3  # how long a new plan takes, before one was seen
-_PATIENCE_S: Final = 3.0  # for how long the rest is held back for a new plan
 _STEP_S: Final = 1e-3  # a clock's tick: waking is always later than now
+_LOOK_S: Final = 0.005  # at the channel's queue, if nothing is heard of it
 _SURE_PACKETS: Final = 10  # fates that say something of the losses
-_RATE_NEWS: Final = 0.05
 _SURE_S: Final = 0.1  # busy seconds that say something of the rate
-_FORGET_S: Final = 10.0  # after which a new plan is not expected any more
+_WORTH_REPAIR: Final = 0.005  # fewer losses are not worth repair packets
+_APART: Final = 3  # packets between two copies of a header
 
 
 class Acknowledged(NamedTuple):
@@ -67,14 +61,6 @@ class _Hold(Enum):
     NOTHING = "nothing is to be sent"
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """A new plan that was asked for."""
-
-    at_s: float
-    budget_bytes: int
-
-
 class Sender:
     """Sends one transmission; asked again whenever anything happens, and at `wake_s`.
 
@@ -93,22 +79,16 @@ class Sender:
         self.done = False
         self.wake_s = now
         self._settings, self._id = settings, transmission_id
-        self._ledger, self._queue, self._meters = Ledger(), LocalQueue(), Meters.of(link)
+        self._ledger, self._link = Ledger(), LinkView(link, now)
         self._ledger.add(first)
-        self._asked: _Asked | None = None
-        self._ask_after_s = now
-        self._refused_bytes: float | None = None
-        self._replan_s = _REPLAN_S
-        self._copies = policy.header_copies(settings, link, now)
-        self._polls = self._more_polls = self._unanswered = 0
-        self._poll_s = math.inf
-        self._patience = 1.0
+        self._replanning = Replanning(settings, now)
+        self._asking = Asking(hurry=settings.deadline_s is not None)
+        self._protection = Protection(transmission_id, settings.packet_bytes)
+        self._copies = [policy.header_copies(settings, link, now)]
+        self._polls = self._forgotten_bytes = 0
         self._rejoining = self._blind = False
-        self._forgotten_bytes = 0
-        self._held = _Hold.NOTHING
-        self._last_sample: tuple[Handed, float] | None = None
-        self._estimate = link
-        self._note_estimate(now)
+        self._held: _Hold | None = _Hold.NOTHING
+        self._note()
 
     # ---- what the edge calls -----------------------------------------------------------------------
 
@@ -124,7 +104,7 @@ class Sender:
         """
         if self.done:
             return []
-        self._look(now, room_bytes)
+        self._link.look(room_bytes, self._ledger, now)
         given: list[bytes] = []
         while (packet := self._next(now, room_bytes)) is not None:
             given.append(packet)
@@ -138,7 +118,11 @@ class Sender:
             return
         if self._rejoining:
             self._rejoin(feedback)
-        self._learn(feedback, now)
+        if self._link.hear(feedback, self._ledger, now).newest is not None:
+            self._asking.answered()
+            self._blind = False
+            if self._ledger.unresolved_packets:
+                self._asking.expect(now, self._timeout_s(now))
         self._settle(now)
 
     def wanted(self, now: float) -> RevisionWanted | None:
@@ -146,50 +130,47 @@ class Sender:
         prospect = self._wish(now)
         if prospect is None:
             return None
-        budget = int(prospect.later_bytes)
+        budget = self._replanning.ask(prospect, now)
         self._ledger.keep_only(prospect.committed_bytes)
-        self._asked = _Asked(now, budget)
         served = self._ledger.served()
         return RevisionWanted(len(served), budget, self._settings.packet_bytes, served)
 
     def revise(self, revision: PackedRevision | None, now: float) -> None:
         """Takes the new plan that was asked for, or that there is none."""
-        if self._asked is None:
+        if not self._replanning.outstanding:
             return
-        asked, self._asked = self._asked, None
-        self._replan_s += (now - asked.at_s - self._replan_s) / 2
-        self._ask_after_s = now + self._estimate.round_trip_s + policy.QUEUE_S
-        if revision is None or not revision.patches:
+        if revision is not None and not revision.patches:
+            revision = None
+        self._replanning.answer(revision, self._link.estimate, now)
+        if revision is None:
             self._ledger.keep_all()
-            self._refused_bytes = asked.budget_bytes
-            self._ask_after_s = max(self._ask_after_s, now + 2 * self._replan_s)
         else:
-            self._refused_bytes = None
             self.stats.revisions += 1
             self._ledger.hand_over_to_revision()
             self._ledger.add(revision)
+            self._copies.append(policy.header_copies(self._settings, self._link.estimate, now, len(self._copies)))
         self._settle(now)
 
     def reconnected(self, now: float) -> None:
         """A new stream to the receiver stands; what was in flight may have been lost with the old one."""
         if self.done:
             return
-        self._queue = LocalQueue()
-        self._meters.round_trip.begin_again()
-        self._last_sample = None
-        self._rejoining, self._more_polls, self._unanswered, self._patience = True, 0, 0, 1.0
-        self._poll_s = now
+        self._link.begin_again()
+        self._protection.give_up()
+        self._asking.answered()
+        if self._closed:
+            self._asking.due_s, self._rejoining = now, True
         self.wake_s = now + _STEP_S
 
     @property
     def estimate(self) -> LinkEstimate:
         """What is believed of the link now."""
-        return self._estimate
+        return self._link.estimate
 
     @property
     def evidence(self) -> LinkEvidence:
         """What was seen of the link, for `LinkMemory.learn`."""
-        return self._meters.evidence()
+        return self._link.evidence
 
     @property
     def acknowledged(self) -> Acknowledged:
@@ -205,81 +186,95 @@ class Sender:
 
     def _next(self, now: float, room_bytes: int) -> bytes | None:
         """The next packet, if any may go."""
+        if self._rejoining and self._poll_due(_Hold.NOTHING, now, room_bytes):
+            return self._poll(now)
         if self._rejoining:
-            return self._poll(now) if self._poll_due(_Hold.PAUSE, now, room_bytes) else None
-        entry, hold = self._due_copy(), None
-        while entry is None or len(entry.data) > self._left:
-            if entry is not None:
-                self._ledger.give_up(entry)
-            entry = self._ledger.next_open()
-            if entry is None:
-                hold = _Hold.NOTHING
-                break
-        if entry is not None:
-            hold = self._hold(entry, now, room_bytes)
-            if hold is None:
-                return self._hand(entry, now)
-        assert hold is not None
-        self._held = hold
-        return self._poll(now) if self._poll_due(hold, now, room_bytes) else None
+            return None
+        entry = self._next_entry()
+        if self._closed and (entry is None or not self._joins_block(entry, now)):
+            self._protection.end_block(self._link.estimate)
+        if self._protection.ready is not None:
+            return self._repair(now, room_bytes)
+        self._held = self._why_not(entry, now, room_bytes)
+        if entry is not None and self._held is None:
+            return self._hand(entry, now)
+        saw = not self._blind
+        if self._poll_due(self._held, now, room_bytes):
+            return self._poll(now)
+        return self._next(now, room_bytes) if self._blind and saw else None
 
-    def _hold(self, entry: Entry, now: float, room_bytes: int) -> _Hold | None:
+    def _next_entry(self) -> Entry | None:
+        """The most important packet that the bytes suffice for."""
+        copy = self._due_copy()
+        if copy is not None and len(copy.data) <= self._left:
+            return copy
+        while (entry := self._ledger.next_open()) is not None and len(entry.data) > self._left:
+            self._ledger.give_up(entry)
+        return entry
+
+    def _due_copy(self) -> Entry | None:
+        """A header once more, before anything is known, with some packets between."""
+        for number, copies in enumerate(self._copies):
+            for entry in self._ledger.headers[number] if copies > 1 else ():
+                if entry.state is State.FLYING and entry.sends < copies and self._far_enough(entry):
+                    return entry
+        return None
+
+    def _far_enough(self, entry: Entry) -> bool:
+        """Whether enough packets lie between, so that one row of losses does not take both."""
+        apart = max(_APART, math.ceil(self._link.estimate.burst_packets))
+        return self._ledger.handed_since(entry) >= apart or self._ledger.next_open() is None
+
+    def _why_not(self, entry: Entry | None, now: float, room_bytes: int) -> _Hold | None:
         """Why a packet does not go, if so."""
-        size, link = len(entry.data), self._estimate
+        if entry is None:
+            return _Hold.NOTHING
+        size, link = len(entry.data), self._link.estimate
+        crowded = self._too_many(size, now, room_bytes)
+        if crowded is not None or not self._closed:
+            return crowded
+        if self._under_way > policy.window_bytes(link, self._settings.packet_bytes) and not self._blind:
+            return _Hold.WINDOW
+        if self._left - size < self._reserve(entry, now):
+            return _Hold.RESERVE
+        return _Hold.PAUSE if self._replanning.pauses(now) and not entry.kept else None
+
+    def _too_many(self, size: int, now: float, room_bytes: int) -> _Hold | None:
+        """Whether so many bytes are more than the channel takes, or more than it should have to keep."""
         if size > room_bytes:
             return _Hold.ROOM
         if not self._closed:
             return None
-        waiting = self._queue.waiting_bytes(now, link.rate_bps)
-        late = not policy.in_time(self._settings, link, self._recent_bps(now), waiting + size, now)
-        full = self._under_way > policy.window_bytes(link, self._settings.packet_bytes) and not self._blind
-        reasons = (
-            (_Hold.QUEUE, waiting > policy.queue_bytes(link)),
-            (_Hold.WINDOW, full),
-            (_Hold.TIME, late),
-            (_Hold.RESERVE, self._left - size < self._reserve(entry, now)),
-            (_Hold.PAUSE, self._pauses(now) and not entry.kept),
-        )
-        return next((reason for reason, holds in reasons if holds), None)
+        waiting = self._link.waiting_bytes(now)
+        if waiting > policy.queue_bytes(self._link.estimate):
+            return _Hold.QUEUE
+        return None if self._in_time(waiting + size, now) else _Hold.TIME
 
-    def _pauses(self, now: float) -> bool:
-        """Whether the rest waits for the new plan; where time is short, nothing does."""
-        return self._asked is not None and not self._hurry and now < self._asked.at_s + _PATIENCE_S
+    def _in_time(self, waiting_bytes: float, now: float) -> bool:
+        link = self._link
+        return policy.in_time(self._settings, link.estimate, link.recent_bps(now), waiting_bytes, now)
 
     def _reserve(self, entry: Entry, now: float) -> float:
         """Bytes that must be left after a packet, for what may turn out to be lost."""
-        if (
-            entry.kind is PacketKind.HEADER
-            or self._blind
-            or policy.rounds_left(self._settings, self._estimate, now) < 1
-        ):
+        ledger, link = self._ledger, self._link.estimate
+        hopeless = self._blind or policy.rounds_left(self._settings, link, now) < 1
+        if hopeless or entry.kind is PacketKind.HEADER or not ledger.unresolved_packets:
             return 0.0
         reserve = self._header_reserve()
-        if entry.state is State.WAITING:
-            ledger, link = self._ledger, self._estimate
-            if policy.expects_loss(link, ledger.unresolved_packets + 1):
-                reserve += link.loss_at_most * (ledger.unresolved_bytes + len(entry.data))
+        if entry.state is State.WAITING and policy.expects_loss(link, ledger.unresolved_packets + 1):
+            reserve += link.loss_at_most * (ledger.unresolved_bytes + len(entry.data))
         return reserve
 
     def _header_reserve(self) -> float:
         """Bytes for the first header until it has arrived."""
-        needed = policy.sends_needed(self._estimate.loss_rate, policy.NO_HEADER)
+        needed = policy.sends_needed(self._link.estimate.loss_rate, policy.NO_HEADER)
         return sum(
             len(entry.data) * max(needed - entry.sends, 1 if needed > 1 else 0)
             for entry in self._ledger.headers[0]
             if entry.state is not State.ARRIVED
         )
 
-    def _due_copy(self) -> Entry | None:
-        """The header once more, before anything is known, with some packets between."""
-        if self._copies <= 1:
-            return None
-        for entry in self._ledger.headers[0]:
-            apart = max(3, math.ceil(self._estimate.burst_packets))
-            wanted = entry.state is State.FLYING and entry.sends < self._copies
-            if wanted and (self._ledger.handed_since(entry) >= apart or self._ledger.next_open() is None):
-                return entry
-        return None
+    # ---- handing over ------------------------------------------------------------------------------
 
     def _hand(self, entry: Entry, now: float) -> bytes:
         size = len(entry.data)
@@ -288,191 +283,149 @@ class Sender:
         elif entry.sends:
             self.stats.repair_bytes += size
         self._ledger.hand(entry, now)
+        if self._protects(entry, now):
+            self._protection.add(entry)
         self._sent(size, now)
         return entry.data
 
     def _poll(self, now: float) -> bytes:
-        name = (PacketKind.POLL, 0, self._polls)
         packet = Packet(PacketKind.POLL, self._id, self._polls, b"").to_bytes()
+        self._ledger.hand_other((PacketKind.POLL, 0, self._polls), len(packet), now)
         self._polls += 1
-        self._ledger.hand_other(name, len(packet), now)
         self.stats.poll_bytes += len(packet)
         self._sent(len(packet), now)
-        self._poll_s = now + self._timeout_s(now)
+        self._asking.asked(now, self._timeout_s(now))
         return packet
 
+    def _repair(self, now: float, room_bytes: int) -> bytes | None:
+        """The repair packet that is ready, if it may go; too late, it is of no use."""
+        repair = self._protection.ready
+        assert repair is not None
+        size = len(repair.data)
+        self._held = self._too_many(size, now, room_bytes)
+        if self._held is _Hold.TIME or size > self._left:
+            self._protection.give_up()
+            return self._next(now, room_bytes)
+        if self._held is not None:
+            return None
+        self._protection.taken()
+        self._ledger.hand_other((PacketKind.REPAIR, repair.revision, repair.position), size, now)
+        self.stats.repair_bytes += size
+        self._sent(size, now)
+        return repair.data
+
     def _sent(self, size: int, now: float) -> None:
-        self._queue.hand(size, now)
+        self._link.queue.hand(size, now)
         self.stats.sent_bytes += size
         self.stats.sent_packets += 1
-        if self._poll_s == math.inf:
-            self._poll_s = now + self._timeout_s(now)
+        if self._closed and not self._blind:
+            self._asking.expect(now, self._timeout_s(now))
+
+    def _protects(self, entry: Entry, now: float) -> bool:
+        """Whether a packet goes too late to be sent again, and would be missed."""
+        link = self._link.estimate
+        late = self._hurry and policy.rounds_left(self._settings, link, now) < 1
+        return late and self._closed and entry.kind is PacketKind.PATCHES and link.loss_rate >= _WORTH_REPAIR
+
+    def _joins_block(self, entry: Entry, now: float) -> bool:
+        """Whether a packet belongs to the block of repair that is being sent, with time and bytes for its repair."""
+        if not self._protects(entry, now) or not self._protection.continues(entry):
+            return False
+        size = len(entry.data) + self._protection.repair_bytes_with(entry, self._link.estimate)
+        return size <= self._left and self._in_time(self._link.waiting_bytes(now) + size, now)
 
     # ---- asking for feedback -----------------------------------------------------------------------
 
-    def _poll_due(self, hold: _Hold, now: float, room_bytes: int) -> bool:
+    def _poll_due(self, hold: _Hold | None, now: float, room_bytes: int) -> bool:
         """Whether to ask: at the end of what can be sent for now, and where no answer comes."""
-        if not self._closed or self._blind or min(self._left, room_bytes) < POLL_BYTES:
+        if not self._closed or self._blind:
             return False
+        if self._asking.due_s <= now:
+            return self._run_out(now, room_bytes)
+        if min(self._left, room_bytes) < POLL_BYTES:
+            return False
+        if self._asking.more or self._rejoining:
+            return self._asking.more > 0
         last = self._ledger.last_handed
-        if self._poll_s <= now:
-            return self._run_out(now)
-        if self._more_polls:
-            self._more_polls -= 1
-            return True
-        ends = hold in (_Hold.NOTHING, _Hold.RESERVE, _Hold.PAUSE) and not self._rejoining
-        ends = (ends and self._left - POLL_BYTES >= self._ledger.open_bytes) or hold is _Hold.PAUSE
-        return ends and last is not None and last.entry is not None and self._answer_matters(now)
+        ends = hold in (_Hold.NOTHING, _Hold.RESERVE) and self._left - POLL_BYTES >= self._ledger.open_bytes
+        asks = (ends or hold is _Hold.PAUSE) and last is not None and last.entry is not None
+        return asks and self._answer_matters(now)
 
-    def _run_out(self, now: float) -> bool:
+    def _run_out(self, now: float, room_bytes: int) -> bool:
         """No answer came in time; whether to ask (again)."""
-        ledger = self._ledger
-        if not self._rejoining and (not ledger.unresolved_packets or self._all_waits):
-            self._poll_s = now + self._timeout_s(now) if ledger.unresolved_packets else math.inf
+        ledger, asking = self._ledger, self._asking
+        asking.due_s = now + self._timeout_s(now)
+        if min(self._left, room_bytes) < POLL_BYTES or not (self._rejoining or ledger.unresolved_packets):
             return False
-        last = ledger.last_handed
-        if last is not None and last.entry is None:
-            self._unanswered += 1
-            self._patience *= 2
-            self._more_polls = self._unanswered  # losses come in rows
-        self._forgotten_bytes = ledger.sent_bytes if self._hurry else self._forgotten_bytes
-        if self._rejoining and self._unanswered >= MAX_UNANSWERED // 2:
+        if not self._rejoining and self._link.all_waits(ledger) and asking.waits():
+            return False
+        asking.ran_out(was_asked=self._was_asked)
+        if self._hurry:
+            self._forgotten_bytes = ledger.sent_bytes
+        if self._rejoining and asking.unanswered >= MAX_UNANSWERED // 2:
             self._rejoin(None)
-            return False
-        self._blind = self._unanswered >= MAX_UNANSWERED
-        return not self._blind
+        elif asking.hopeless:
+            self._give_up_asking()
+        else:
+            return True
+        return False
+
+    def _give_up_asking(self) -> None:
+        """Nothing will be heard any more: the rest is sent, the headers that may be missing several times."""
+        self._blind, self._asking.due_s = True, math.inf
+        needed = policy.sends_needed(self._link.estimate.loss_at_most, policy.NO_HEADER)
+        self._copies = [max(copies, needed) for copies in self._copies]
 
     @property
-    def _all_waits(self) -> bool:
-        """Whether nothing of what is under way has left the channel's queue."""
-        return self._queue.known_bytes > 0 and self._queue.known_bytes >= self._ledger.in_flight_bytes
+    def _was_asked(self) -> bool:
+        """Whether the last packet handed over was a question."""
+        last = self._ledger.last_handed
+        return last is not None and last.name[0] is PacketKind.POLL
 
     def _timeout_s(self, now: float) -> float:
-        """How long an answer may take."""
-        trip, link = self._meters.round_trip, self._estimate
-        queue_s = 8 * self._queue.waiting_bytes(now, link.rate_bps) / link.rate_bps
-        last = self._ledger.last_handed
-        asked = last is not None and last.entry is None
-        base = max(trip.smoothed_s + 4 * trip.deviation_s, trip.least_s + queue_s) + (
-            0.02 if asked else policy.FEEDBACK_S
-        )
-        most = _HURRIED_TIMEOUT_S + trip.smoothed_s + queue_s if self._hurry else _MAX_TIMEOUT_S
-        return min(max(base, _MIN_TIMEOUT_S) * self._patience, max(most, base))
+        link = self._link
+        queue_s = 8 * link.waiting_bytes(now) / link.estimate.rate_bps
+        return self._asking.timeout_s(link.meters.round_trip, queue_s, was_asked=self._was_asked)
 
     def _answer_matters(self, now: float) -> bool:
         """Whether anything could be done about what feedback would tell."""
-        if self._left < POLL_BYTES + self._ledger.smallest_unresolved_bytes():
+        left = self._left - POLL_BYTES
+        if left < self._settings.packet_bytes and left < self._ledger.smallest_unresolved_bytes():
             return False
-        return self._settings.deadline_s is None or policy.rounds_left(self._settings, self._estimate, now) > 1
-
-    # ---- what is heard -----------------------------------------------------------------------------
-
-    def _look(self, now: float, room_bytes: int) -> None:
-        ledger, meters = self._ledger, self._meters
-        self._queue.see(room_bytes, ledger.in_flight_bytes, now, meters.rate)
-        lost = ledger.expire(now - self._allowance_s)
-        meters.loss.saw(0, (each.order for each in lost))
-        self._note_estimate(now)
-
-    def _learn(self, feedback: Feedback, now: float) -> None:
-        ledger, meters = self._ledger, self._meters
-        last = ledger.copy_named(feedback, meters.round_trip.offset_s)
-        found = ledger.resolve(feedback, last, now)
-        meters.loss.were_not_lost(found.revived)
-        meters.loss.saw(len(found.arrived), [each.order for each in found.lost])
-        if found.newest is not None:
-            self._time(last, feedback, now)
-            self._more_polls, self._unanswered, self._patience = 0, 0, 1.0
-            self._poll_s = now + self._timeout_s(now) if ledger.unresolved_packets else math.inf
-        self._note_estimate(now)
-
-    def _time(self, last: Handed, feedback: Feedback, now: float) -> None:
-        """Round trip and rate, by a packet that was handed over once."""
-        if not last.alone:
-            return
-        trip = self._meters.round_trip
-        trip.saw_offset(feedback.last_s - last.at_s)
-        seconds = now - last.at_s - feedback.hold_s
-        if seconds > 0:
-            trip.saw(seconds)
-            self._meters.measured_round_trip = True
-        if self._last_sample is not None:
-            before, before_s = self._last_sample
-            came_s, went_s = feedback.last_s - before_s, last.at_s - before.at_s
-            size = last.end_bytes - before.end_bytes
-            if came_s > 0 and size > 0:
-                self._meters.rate.saw_arrive(size, came_s, went_s, sole=not self._queue.tells)
-        self._last_sample = (last, feedback.last_s)
+        return policy.rounds_left(self._settings, self._link.estimate, now) > 1
 
     def _rejoin(self, feedback: Feedback | None) -> None:
         self._rejoining = False
-        self._more_polls, self._unanswered, self._patience, self._poll_s = 0, 0, 1.0, math.inf
+        self._asking.answered()
         self._ledger.begin_again(feedback)
 
-    def _note_estimate(self, now: float) -> None:
-        self._estimate = self._meters.estimate(*self._queue.in_service(now))
-        self.stats.estimate, self.stats.lost_packets = self._estimate, self._ledger.lost_packets
-        rates = self.stats.rates_bps
-        if not rates or abs(self._estimate.rate_bps / rates[-1][1] - 1) > _RATE_NEWS:
-            rates.append((now, self._estimate.rate_bps))
+    # ---- new plans, and the end --------------------------------------------------------------------
 
-    # ---- new plans ---------------------------------------------------------------------------------
-
-    def _wish(self, now: float) -> policy.Prospect | None:
+    def _wish(self, now: float) -> Prospect | None:
         """What a new plan could do, if one is worth having now."""
-        if self._asked or self.done or not self._closed or self._rejoining or self._blind:
+        if self.done or not self._closed or self._rejoining or self._blind or not self._sure:
             return None
-        if now < self._ask_after_s or len(self._ledger.revisions) >= MAX_REVISIONS or not self._sure:
+        if len(self._ledger.revisions) >= MAX_REVISIONS:
             return None
-        prospect = self._prospect(now)
-        if not prospect.worthwhile(hurry=self._hurry):
-            return None
-        if self._refused_bytes is not None and abs(prospect.later_bytes / self._refused_bytes - 1) < 0.3:
-            return None
-        return prospect
-
-    def _prospect(self, now: float) -> policy.Prospect:
-        """What is to be sent, and what can be."""
-        ledger, link = self._ledger, self._estimate
-        carried = policy.carried_bytes(self._settings, link, now, cautious=True)
-        carried -= self._queue.waiting_bytes(now, link.rate_bps)
-        arrives, again = 1 - link.loss_rate, link.loss_rate * ledger.unresolved_bytes
-        left = self._left - POLL_SPARE_BYTES
-        affordable = max(min(left, carried) - again, 0.0) * arrives
-        meanwhile = link.rate_bps / 8 * self._replan_s
-        share = 0.6 * affordable if self._hurry else 0.5 * min(ledger.open_bytes, affordable)
-        committed = min(meanwhile * arrives, share, ledger.open_bytes)
-        later = min(left - committed / arrives, carried - meanwhile if self._hurry else math.inf)
-        return policy.Prospect(
-            ledger.open_bytes,
-            affordable,
-            committed,
-            max(later - again, 0.0) * arrives,
-            ledger.arrived_bytes + ledger.unresolved_bytes,
-            ledger.unfit_bytes,
-            self._header_guess(),
-        )
-
-    def _header_guess(self) -> float:
-        """Bytes of the next revision's header: without a sketch it is shorter than the first."""
-        sizes = [sum(map(len, revision.header)) for revision in self._ledger.revisions]
-        return sizes[-1] if len(sizes) > 1 else sizes[0] / 2
+        return self._replanning.wish(self._ledger, self._link.estimate, self._link.waiting_bytes(now), now)
 
     @property
     def _sure(self) -> bool:
         """Whether enough was seen of the link to plan again."""
         if self._hurry:
-            return self._meters.rate.busy_s >= _SURE_S
-        return self._meters.loss.packets >= _SURE_PACKETS or not self._ledger.unresolved_packets
-
-    # ---- the end, and when to be asked again -------------------------------------------------------
+            return self._link.meters.rate.busy_s >= _SURE_S
+        return self._link.meters.loss.packets >= _SURE_PACKETS or not self._ledger.unresolved_packets
 
     def _settle(self, now: float) -> None:
-        if self._asked and now > self._asked.at_s + _FORGET_S:  # nobody is going to answer
-            self._asked = None
+        if self._replanning.forgotten(now):
             self._ledger.keep_all()
         self.done = self.done or self._finished(now)
         self.wake_s = math.inf if self.done else max(self._wake_at(now), now + _STEP_S)
+        self._note()
+
+    def _note(self) -> None:
+        self.stats.estimate, self.stats.rates_bps = self._link.estimate, self._link.rates_bps
+        self.stats.lost_packets = self._ledger.lost_packets
         if self.done:
             self.stats.dropped_patches = self._ledger.missing_patches()
 
@@ -482,7 +435,7 @@ class Sender:
             return not self._ledger.open_bytes
         if self._left < POLL_BYTES or self._too_late(now):
             return True
-        if self._asked or self._rejoining or self._ledger.open_bytes:
+        if self._replanning.outstanding or self._rejoining or self._ledger.open_bytes or not self._protection.idle:
             return False
         if self._ledger.unresolved_packets and not self._blind and self._answer_matters(now):
             return False
@@ -490,31 +443,20 @@ class Sender:
 
     def _too_late(self, now: float) -> bool:
         """Whether nothing that goes now can arrive in time."""
-        smallest = self._ledger.smallest_open_bytes() if self._held is _Hold.TIME and not self._queue.known_bytes else 0
-        return not policy.in_time(self._settings, self._estimate, self._recent_bps(now), smallest, now)
+        idle = self._held is _Hold.TIME and not self._link.queue.known_bytes
+        return not self._in_time(self._ledger.smallest_open_bytes() if idle else 0, now)
 
     def _wake_at(self, now: float) -> float:
-        times = [self._poll_s]
+        """When something changes by itself."""
+        link = self._link
+        times = [self._asking.due_s, self._replanning.wake_s(now)]
         if self._held is _Hold.QUEUE:
-            target = policy.queue_bytes(self._estimate)
-            times.append(self._queue.drained_s(target, now, self._estimate.rate_bps))
-        if self._asked:
-            times.append(self._asked.at_s + (_FORGET_S if now >= self._asked.at_s + _PATIENCE_S else _PATIENCE_S))
-        elif self._ask_after_s > now:
-            times.append(self._ask_after_s)
+            times.append(max(link.drained_s(policy.queue_bytes(link.estimate), now), now + _LOOK_S))
         if self._ledger.first_passed_s is not None:
-            times.append(self._ledger.first_passed_s + self._allowance_s)
+            times.append(self._ledger.first_passed_s + link.allowance_s)
         if self._settings.deadline_s is not None:
-            times.append(max(self._settings.deadline_s - policy.one_way_s(self._estimate), now))
+            times.append(self._settings.deadline_s - policy.one_way_s(link.estimate))
         return min(times)
-
-    def _recent_bps(self, now: float) -> float:
-        return self._meters.rate.recent_bps(*self._queue.in_service(now))
-
-    @property
-    def _allowance_s(self) -> float:
-        """For how long a packet may have been overtaken without counting as lost."""
-        return max(0.01, self._meters.round_trip.least_s / 8)
 
     @property
     def _closed(self) -> bool:
