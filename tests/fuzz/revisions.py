@@ -50,26 +50,32 @@ def _served(plan: Plan, mask: int) -> BoolArray:
 
 
 @cache
-def _packed(name: str) -> tuple[tuple[PackedRevision, ...], tuple[int, ...]]:
-    """Plans that follow each other, and of which of their packets each next one knows that they did not arrive."""
+def _plans(name: str) -> tuple[Plan, ...]:
+    """Plans that follow each other, each made when some packets of those before had not arrived."""
     plans, masks = [_first(name)], (0b1010, 0b100, 0b1)
     for number, mask in enumerate(masks, 1):
         earlier = [Earlier(plan, _served(plan, missing)) for plan, missing in zip(plans, masks, strict=False)]
         budget = PlanRequest(900 - 150 * number + mask, 256)
         if (plan := _prepared(name).replan(middle(_WIDTH, _HEIGHT), budget, earlier)) is not None:
             plans.append(plan)
-    return tuple(pack_revision(plan, TRANSMISSION, number) for number, plan in enumerate(plans)), masks
+    return tuple(plans)
+
+
+def revised_packets(name: str, transmission_id: int) -> list[bytes]:
+    """All packets of all plans, one plan after the other."""
+    packed = [pack_revision(plan, transmission_id, number) for number, plan in enumerate(_plans(name))]
+    return [packet for revision in packed for packet in _packets(revision)]
+
+
+def _packets(revision: PackedRevision) -> list[bytes]:
+    return [*revision.header, *(packet.data for packet in revision.patches)]
 
 
 def _corpus(name: str) -> list[Sample]:
     """Packets of several plans, lost ones repaired or not, in order and mixed."""
-    revisions, _ = _packed(name)
-    whole = [[*revision.header, *(packet.data for packet in revision.patches)] for revision in revisions]
-    repairs = [
-        repair_packets(TRANSMISSION, revision.number, revision.patches[:32], 3)
-        for revision in revisions
-        if revision.patches
-    ]
+    revisions = [pack_revision(plan, TRANSMISSION, number) for number, plan in enumerate(_plans(name))]
+    whole = [_packets(revision) for revision in revisions]
+    repairs = [repair_packets(TRANSMISSION, revision.number, revision.patches[:32], 3) for revision in revisions]
     poll = Packet(PacketKind.POLL, TRANSMISSION, 0, b"").to_bytes()
     rng, mixed = random.Random(3), [packet for packets in (*whole, *repairs) for packet in packets]
     rng.shuffle(mixed)

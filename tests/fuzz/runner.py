@@ -133,8 +133,11 @@ def run(
     """
     outcome = Outcome(target.name)
     for sample in target.corpus:
-        with contextlib.suppress(*target.errors):
-            target.decode(sample)
+        try:
+            with contextlib.suppress(*target.errors):
+                target.decode(sample)
+        except Exception as error:  # noqa: BLE001 - as below
+            outcome.note("crash", f"undamaged: {_where(error)}", -1, sample)
     _forget_peak()
     start_s = time.monotonic()
     for number in numbers:

@@ -40,10 +40,11 @@ from shared.weights import default_path, read_weights, write_weights
 from transmitter.codecs import load_sender
 from transmitter.packing import pack
 from transmitter.planning import Plan
+from transmitter.relevance.weights import load as load_relevance
 
 from .links import link_settings
 from .mutations import Sample, seal_frames, seal_packet, seal_png
-from .revisions import replanning, stream_of_revisions
+from .revisions import replanning, revised_packets, stream_of_revisions
 from .runner import Target
 from .samples import TRANSMISSION, clock, encoded_photos, middle, photo, plans
 from .sender import sender
@@ -55,6 +56,7 @@ from .services import (
     transmitter_calls,
     whole_transmitter_calls,
 )
+from .texts import queries, status_messages, tokens, units
 from .transport import feedback, repair_blocks, repair_making
 
 _MIB = 1024 * 1024
@@ -69,8 +71,9 @@ _SHOWN_PATCHES = 1_024
 def _files(name: str) -> tuple[bytes, ...]:
     sender = load_sender(name)
     small = encode_within(photo(96, 72), middle(96, 72), sender, limit_bytes=1_500, clock=clock()).data
-    packets = pack(plans(name)[0], int.from_bytes(b"MMS1", "big"))
-    return small, encode_exactly(photo(24, 24), sender, clock=clock()).data, write_frames(packets)
+    number = int.from_bytes(b"MMS1", "big")
+    packets = write_frames(pack(plans(name)[0], number)), write_frames(revised_packets(name, number))
+    return small, encode_exactly(photo(24, 24), sender, clock=clock()).data, *packets
 
 
 def _packets() -> Target:
@@ -379,6 +382,7 @@ _LOADERS: Sequence[tuple[str, Callable[[Path], object]]] = (
     ("entropy_level_map.safetensors", load_network),
     ("restoration.safetensors", Restorer.load),
     ("entropy_restoration.safetensors", EntropyRestorer.load),
+    ("relevance.safetensors", load_relevance),
 )
 
 
@@ -421,7 +425,7 @@ def _traces() -> Target:
     def decode(sample: Sample) -> None:
         parse_trace("fuzzed", sample[0].decode("utf-8", "replace"))
 
-    tokens = (
+    words = (
         b",",
         b"\n",
         b"nan",
@@ -435,7 +439,7 @@ def _traces() -> Target:
         "\u0663\u00b2".encode(),
         b"_",
     )
-    return Target("traces", corpus, decode, (InvalidInputError,), 1.0, 32 * _MIB, tokens=tokens)
+    return Target("traces", corpus, decode, (InvalidInputError,), 1.0, 32 * _MIB, tokens=words)
 
 
 TARGETS: dict[str, Callable[[], Target]] = {
@@ -476,6 +480,10 @@ TARGETS: dict[str, Callable[[], Target]] = {
     "weights": _weights,
     "models": _models,
     "traces": _traces,
+    "queries": queries,
+    "units": units,
+    "tokens": tokens,
+    "status-details": status_messages,
     "link-settings": link_settings,
 }
 """By name, each made when it is asked for."""
