@@ -79,8 +79,13 @@ def _picture() -> UInt8Array:
 
 
 def _request(image: UInt8Array, budget_bytes: int) -> transmitter_pb2.TransmitRequest:
-    budget = transmitter_pb2.Budget(wire_bytes=budget_bytes)
-    return transmitter_pb2.TransmitRequest(image=png_bytes(image), query="cup of coffee", budget=budget)
+    """What costs little to compute, so that many are under way together: the ladder, and a map of the client's own."""
+    relevance_png = png_bytes(np.full(image.shape[:2], 255, np.uint8))
+    return transmitter_pb2.TransmitRequest(
+        image=png_bytes(image),
+        budget=transmitter_pb2.Budget(wire_bytes=budget_bytes),
+        options=transmitter_pb2.TransmitOptions(codec="ladder", relevance_png=relevance_png),
+    )
 
 
 async def _at_once(services: Services, request: transmitter_pb2.TransmitRequest, count: int) -> list[Ending]:
