@@ -57,10 +57,10 @@ def _work(seed: int, shared: str, stop_s: float) -> None:
     for line in sys.stdin:
         name, start, stop = line.split()
         announce(-1)
-        target = targets.setdefault(name, None) or TARGETS[name]()
-        targets[name] = target
+        warm = name in targets
+        target = targets[name] if warm else targets.setdefault(name, TARGETS[name]())
         _hush()
-        outcome = run(target, seed, range(int(start), int(stop)), announce, stop_s)
+        outcome = run(target, seed, range(int(start), int(stop)), announce, stop_s, warm=warm)
         print(json.dumps(outcome.to_json()), flush=True)
 
 

@@ -3,6 +3,7 @@
 import random
 import struct
 from functools import cache
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -159,7 +160,7 @@ def replanning(name: str) -> Target:
     codecs = by_number(load_receiver(name))
     rests = ((900, 300, 5), (300, 256, 1), (5_000, 1_200, 2**64 - 1), (0, 256, 2), (60, 256, 3), (20_000, 65_000, 0))
     corpus: list[Sample] = [(_REST.pack(*rest),) for rest in rests]
-    corpus += [(_REST.pack(*first), _REST.pack(*second)) for first in rests for second in rests]
+    corpus += [(_REST.pack(*first), _REST.pack(*second)) for first, second in pairwise(rests)]
 
     def decode(sample: Sample) -> None:
         plans, masks = [_first(name)], list[int]()

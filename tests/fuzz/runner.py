@@ -121,18 +121,22 @@ def run(
     numbers: range,
     announce: Callable[[int], None] = lambda _: None,
     stop_s: float = float("inf"),
+    *,
+    warm: bool = False,
 ) -> Outcome:
     """Runs a target on the inputs of some numbers.
 
     Args:
-        target: to be run; once on every sample of its corpus before anything is measured.
+        target: to be run.
         seed: of all inputs.
         numbers: of the inputs.
         announce: told each number before its input is run.
         stop_s: `time.monotonic()` after which no further input is run.
+        warm: whether this process has run the target before; else every sample of its corpus comes first, and
+            nothing is measured by it.
     """
     outcome = Outcome(target.name)
-    for sample in target.corpus:
+    for sample in () if warm else target.corpus:
         try:
             with contextlib.suppress(*target.errors):
                 target.decode(sample)
