@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from receiver_fakes import ID, Sent, receivers, sent
 
@@ -56,6 +56,7 @@ def picture(assembly: Assembly) -> np.ndarray:
     return arrived.decode().paint()
 
 
+@settings(max_examples=50)
 @given(
     st.sets(st.integers(0, 9), max_size=5), st.sets(st.integers(0, 5), max_size=3), st.randoms(use_true_random=False)
 )
@@ -128,6 +129,7 @@ def test_repair_packets_of_a_transmission_that_never_begins_are_bounded() -> Non
     assert assembly.stored_bytes < 100_000
 
 
+@settings(max_examples=50)
 @given(st.integers(0, 40), st.integers(0, 300), st.integers(1, 12), st.binary(min_size=1, max_size=64), st.booleans())
 def test_forged_symbols_never_replace_what_arrived(
     position: int, symbol: int, packets: int, content: bytes, early: bool
