@@ -208,6 +208,7 @@ def _add(outcome: Outcome, found: dict[str, Any]) -> None:
     outcome.accepted += found["accepted"]
     outcome.refused += Counter(found["refused"])
     outcome.seconds += found["seconds"]
+    outcome.grown_bytes += found["grown_bytes"]
     if found["slowest_s"] > outcome.slowest_s:
         outcome.slowest_s, outcome.slowest_number = found["slowest_s"], found["slowest_number"]
     outcome.most_bytes = max(outcome.most_bytes, found["most_bytes"])
@@ -298,6 +299,7 @@ def _save(path: Path, report: dict[str, Any]) -> None:
 def _tell(report: dict[str, Any]) -> None:
     for target in report["targets"]:
         taken = f"{target['most_bytes'] / 2**20:.0f} MiB, {target['slowest_s']:.2f} s at most"
+        taken += f", {target['grown_bytes'] / 2**20:+.0f} MiB in all"
         click.echo(f"{target['target']:20} {target['inputs']:8} inputs {target['inputs_per_s']:9.1f}/s  {taken}")
         for finding in target["findings"]:
             click.echo(f"  {finding['kind']}: {finding['what']} ({finding['count']}: {finding['numbers']})")

@@ -87,6 +87,8 @@ class Outcome:
     """Most memory that an input took, by the process's size."""
     most_traced_bytes: int = 0
     """Most memory that Python and numpy allocated for an input, of those that were traced."""
+    grown_bytes: int = 0
+    """By how much the process has grown from the first input to the last."""
     findings: list[Finding] = field(default_factory=list)
 
     @property
@@ -143,13 +145,14 @@ def run(
         except Exception as error:  # noqa: BLE001 - as below
             outcome.note("crash", f"undamaged: {_where(error)}", -1, sample)
     _forget_peak()
-    start_s = time.monotonic()
+    start_s, start_bytes = time.monotonic(), _resident_bytes()
     for number in numbers:
         if time.monotonic() > stop_s:
             break
         announce(number)
         _run_one(target, target.input(seed, number), number, outcome)
     outcome.seconds = time.monotonic() - start_s
+    outcome.grown_bytes = _resident_bytes() - start_bytes
     return outcome
 
 
