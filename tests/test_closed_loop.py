@@ -101,17 +101,50 @@ async def _rest(call):
 
 
 async def test_a_stream_that_breaks_is_opened_again_and_what_arrived_is_not_sent_twice():
-    channel = FakeChannel(Breaks(20, 45))
+    channel = FakeChannel(Breaks(20, 45), queue_bytes=1_500)
     async with _stub(channel, resume_s=5.0) as stub:
         end = delivered(await _events(stub, _request(budget=budget(20_000), options=SMALL)))
     assert end.resumed == 2
     assert channel.opened_streams == 3
     assert end.received_patches > 0.8 * end.sent_patches
     # What was written to a stream that was dead already is spent too.
-    assert 12_000 < sum(map(len, channel.packets)) <= end.wire_bytes <= 20_000
+    assert 16_000 < sum(map(len, channel.packets)) <= end.wire_bytes <= 20_000
     twice = sum(copies - 1 for copies in sent_patches(channel).values())
     assert twice <= 6, "only what was in the messages that broke"
     assert end.poll_bytes >= 24
+
+
+async def test_a_stream_that_breaks_before_the_report_is_opened_again_to_ask():
+    class Ends(FakeChannel):
+        async def Relay(self, request_iterator, context):
+            first = not self.opened_streams
+            async for response in super().Relay(request_iterator, context):
+                if first and any(Packet.from_bytes(data).kind is PacketKind.REPORT for data in response.packets[1:]):
+                    await context.abort(grpc.StatusCode.UNAVAILABLE, "receiver: gone")
+                yield response
+
+    channel = Ends()
+    async with _stub(channel, resume_s=5.0) as stub:
+        end = delivered(await _events(stub, _request(budget=transmitter_pb2.Budget(percent_of_raw=200))))
+    assert (end.outcome, end.resumed) == (common_pb2.OUTCOME_COMPLETE, 1)
+    assert end.poll_bytes >= 12
+    assert max(sent_patches(channel).values()) == 1
+
+
+async def test_a_stream_that_breaks_before_anything_is_sent_is_opened_again():
+    class Late(FakeChannel):
+        async def Relay(self, request_iterator, context):
+            if self.opened_streams < 2:
+                self.opened_streams += 1
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "receiver: gone")
+            async for response in super().Relay(request_iterator, context):
+                yield response
+
+    channel = Late()
+    async with _stub(channel, resume_s=5.0) as stub:
+        end = delivered(await _events(stub, _request()))
+    assert (end.outcome, end.resumed) == (common_pb2.OUTCOME_COMPLETE, 0)
+    assert channel.opened_streams == 3
 
 
 async def test_a_stream_that_breaks_again_and_again_is_given_up_in_time():
@@ -142,7 +175,7 @@ async def test_what_cannot_be_helped_by_another_stream_is_told_at_once():
 
 
 async def test_a_transmission_is_taken_up_by_another_request():
-    channel = FakeChannel(Breaks(30))
+    channel = FakeChannel(Breaks(30), queue_bytes=1_500)
     async with _stub(channel, resume_s=0) as stub:
         request = _request(budget=budget(20_000), options=options())
         call = stub.Transmit(request, timeout=20)

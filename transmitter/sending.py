@@ -358,8 +358,7 @@ class _Driver:
         """
         error = self._stream.failure
         assert error is not None
-        sender = self._course.sender
-        if sender is None or not self._stream.broken:
+        if not self._stream.broken:
             raise error
         # Until the receiver is heard again it is the same break, however often a stream opens.
         if self._resume_until_s is None:
@@ -375,7 +374,11 @@ class _Driver:
             error = self._stream.failure or error
             if not (self._stream.broken or isinstance(error, BusyError)):
                 raise error
+        if (sender := self._course.sender) is None:
+            return
         self._rejoin(sender)
+        if sender.done:  # not even a question is left in the budget, and nobody would say anything unasked
+            raise error
 
     async def _reopened(self, until_s: float) -> bool:
         """Whether another stream has the channel's answer."""

@@ -153,8 +153,10 @@ class Sender:
 
     def reconnected(self, now: float) -> None:
         """A new stream to the receiver stands; what was in flight may have been lost with the old one."""
-        if self.done:
+        if self.done and not (self._closed and self._left >= POLL_BYTES):
             return
+        # Even with nothing more to send: only an answer tells what is left of what was sent.
+        self.done = False
         self._link.begin_again()
         self._protection.give_up()
         self._asking.answered()
