@@ -17,6 +17,9 @@ PRIOR_ARRIVED: Final = 3.8
 _NORMAL_90: Final = 1.2816
 _MEMORY_S: Final = 0.7  # time constant of the rate
 _MOMENT_S: Final = 0.15  # and of what it is like just now
+_FIRST_S: Final = 0.02  # for how long a belief counts among the last moments
+_JUMP: Final = 1.6  # by this factor, seen for so long, a rate has changed for good
+_JUMP_S: Final = 0.08
 _CHUNK_S: Final = 0.1  # over which the spread of the rate is taken
 _SPREAD_MEMORY: Final = 10.0  # chunks
 _MOST_CASES: Final = 2_000.0  # that a belief counts for
@@ -33,7 +36,8 @@ class RateMeter:
 
     def __init__(self, rate_bps: float, spread: float, weight_s: float) -> None:
         self._bits, self._seconds = rate_bps * weight_s, weight_s
-        self._recent_bits, self._recent_s = self._bits, self._seconds
+        self._recent_s = min(weight_s, _FIRST_S)
+        self._recent_bits = rate_bps * self._recent_s
         self._spread2, self._chunks = spread**2, 1.0
         self._chunk_bits = self._chunk_s = 0.0
         self.busy_s = 0.0
@@ -72,6 +76,9 @@ class RateMeter:
         fade = math.exp(-seconds / _MOMENT_S)
         self._recent_bits = self._recent_bits * fade + 8 * size
         self._recent_s = self._recent_s * fade + seconds
+        if self._has_jumped:
+            self._bits, self._seconds = self._recent_bits, self._recent_s
+            self._chunk_bits = self._chunk_s = 0.0
         self.busy_s += seconds
         self._chunk_bits += 8 * size
         self._chunk_s += seconds
@@ -96,6 +103,12 @@ class RateMeter:
             self.saw_at_least(size, went_s)
         elif sole:
             self.saw(size, came_s)
+
+    @property
+    def _has_jumped(self) -> bool:
+        """Whether the last moments are no mere fluctuation."""
+        ratio = self._recent_bits / self._recent_s / self.rate_bps
+        return self._recent_s > _JUMP_S and not 1 / _JUMP < ratio < _JUMP
 
     def _end_chunk(self) -> None:
         off = self._chunk_bits / self._chunk_s / self.rate_bps - 1
