@@ -161,7 +161,8 @@ def _planned(numbers: Int64Array, request: PlanRequest, sketch: bytes) -> Plan |
     levels[numbers] = _LEVEL
     packed = zlib.compress(np.packbits(levels).tobytes(), 9)
     level_map = _FULL.pack(request.budget_bytes * _REGION / len(numbers)) + packed
-    level_map += bytes(max(min(request.budget_bytes // 60, 260) + 20 - len(level_map), 0))
+    if sketch:  # those of photos tell levels apart
+        level_map += bytes(max(min(request.budget_bytes // 60, 260) + 20 - len(level_map), 0))
     header = StreamHeader(ENTROPY.number, _HASH, _GRID, sketch, level_map, 0)
     left = request.budget_bytes - wire_bytes(len(header.to_bytes()), [], request)
     if left < PACKET_HEADER_BYTES + _LEAST_BYTES:
