@@ -76,6 +76,8 @@ class Round:
     rate_bps: float
     """Of the link that they share."""
     propagation_s: float
+    queue_bytes: int
+    """Of each of them; a short one keeps most of a transmission from being under way when the fault strikes."""
 
 
 def draw(seed: int, number: int, kinds: tuple[str, ...] = KINDS, clients: int = 4) -> Round:
@@ -93,7 +95,9 @@ def draw(seed: int, number: int, kinds: tuple[str, ...] = KINDS, clients: int = 
     busy_s = random.uniform(0.4, 1.2)
     rate_bps = 8 * sum(job.wire_bytes for job in jobs) / busy_s
     fault = _fault(random, _kind(seed, number, kinds), busy_s)
-    return Round(number, fault, jobs, rate_bps, random.choice((0.001, 0.01, 0.05)))
+    return Round(
+        number, fault, jobs, rate_bps, random.choice((0.001, 0.01, 0.05)), random.choice((2_400, 6_000, 65_536))
+    )
 
 
 def _kind(seed: int, number: int, kinds: tuple[str, ...]) -> str:
@@ -103,9 +107,9 @@ def _kind(seed: int, number: int, kinds: tuple[str, ...]) -> str:
 
 
 def _job(random: Random) -> Job:
-    height, width = random.randint(40, 140), random.randint(40, 140)
+    height, width = random.randint(40, 160), random.randint(40, 160)
     top, left = random.randint(0, 300 - height), random.randint(0, 450 - width)
-    wire_bytes = random.randint(1_500, 12_000)
+    wire_bytes = random.randint(1_500, 24_000)
     codec = random.choice(("ladder", "ladder", "ladder", "entropy"))
     return Job(top, left, height, width, wire_bytes, codec, random.choice(("cat", "", "eye of the cat")))
 

@@ -68,7 +68,8 @@ def main(
             about = _run(partial, [draw(seed, number, chosen, clients) for number in missing], disk, console)
             checks = checked(partial.records)
             content = {"checks": [asdict(check) for check in checks], **header, **about}
-            write_whole(path, {**content, "broken": [each for each in partial.records if each["broken"]]})
+            broken = [record for record in partial.records if record["broken"]]
+            write_whole(path, {**content, "broken": broken, "rounds": partial.records})
         partial.path.unlink()
     except MmscError as error:
         raise click.ClickException(str(error)) from error

@@ -18,7 +18,12 @@ _LARGEST_S: Final = 10 * 365 * 86_400
 
 def good_link(drawn: Round) -> channel_pb2.LinkSettings:
     """The round's link with nothing wrong."""
-    settings = channel_pb2.LinkSettings(rate_bps=drawn.rate_bps, propagation_s=drawn.propagation_s, seed=drawn.number)
+    settings = channel_pb2.LinkSettings(
+        rate_bps=drawn.rate_bps,
+        propagation_s=drawn.propagation_s,
+        queue_bytes=drawn.queue_bytes,
+        seed=drawn.number,
+    )
     settings.impairments.CopyFrom(_impairments())
     return settings
 

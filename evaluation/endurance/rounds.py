@@ -51,6 +51,8 @@ class Result:
     """Promises that did not hold, by their name, and how."""
     codes: dict[str, int] = field(default_factory=dict)
     """How the transmissions ended: an outcome, or the name of a gRPC status."""
+    errors: list[str] = field(default_factory=list)
+    """The others' statuses in full."""
     accepted: int = 0
     lost: int = 0
     """Delivered, but not yet on the disk when the receiver was killed."""
@@ -151,6 +153,8 @@ class Rounds:
         endings = [future.result() for future in running]
         result.accepted = sum(bool(ending.transmission_id) for ending in endings)
         result.codes = dict(Counter(ending.outcome or ending.code for ending in endings))
+        errors = [ending for ending in endings if ending.code != "OK"]
+        result.errors = [f"{each.code} after {each.elapsed_s:.1f} s: {each.words}" for each in errors]
         result.longest_s = max(ending.elapsed_s for ending in endings)
         return endings
 
