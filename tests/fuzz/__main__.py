@@ -180,6 +180,7 @@ _SHARES: Final = {
     "rpc-channel": 0.1,
     "rpc-set-link": 0.05,
     "rpc-transmitter": 0.1,
+    "rpc-answers": 0.05,
     "rpc-transmitter-whole": 0.01,
 }
 """How many inputs a target gets, relative to the others: what costs a thousand times as much gets fewer."""

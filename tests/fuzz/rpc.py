@@ -35,6 +35,8 @@ class Method(NamedTuple):
     timeout_s: float = _TIMEOUT_S
     may_be_late: bool = False
     """Whether the call may last longer than that."""
+    failures: tuple[grpc.StatusCode, ...] = ()
+    """How it may end beside the statuses for what a caller does wrong."""
 
 
 class Service:
@@ -99,7 +101,7 @@ class Service:
         code, details = error.code(), error.details() or ""
         if code is grpc.StatusCode.DEADLINE_EXCEEDED and (details != _TOO_LATE or method.may_be_late):
             return
-        if code in _OURS or "deserializ" in details or "No request" in details:
+        if code in _OURS or code in method.failures or "deserializ" in details or "No request" in details:
             raise RefusedError(code.name) from error
         raise AssertionError(f"{code.name}: {details}")
 

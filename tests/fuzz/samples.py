@@ -13,6 +13,7 @@ from shared.arrays import UInt8Array
 from transmitter.codecs import load_sender
 from transmitter.pipeline import StageClock
 from transmitter.planning import Plan, PlanRequest
+from transmitter.relevance.contract import Relevance
 
 from .mutations import Sample
 
@@ -70,3 +71,14 @@ def encoded_photos() -> list[Sample]:
         (converted or picture.convert(mode)).save(buffer, kind, **options)
         found.append((buffer.getvalue(),))
     return found
+
+
+class LeftHalf:
+    """An extractor to which the left half is what was asked for."""
+
+    name = "left-half"
+
+    def __call__(self, image: UInt8Array, query: str) -> Relevance:
+        relevance = np.zeros(image.shape[:2], np.float32)
+        relevance[:, : max(image.shape[1] // 2, 1)] = 1
+        return Relevance(relevance, query != "unicorn")

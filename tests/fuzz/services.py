@@ -4,7 +4,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final
 
-import numpy as np
 from google.protobuf.message import DecodeError
 from prometheus_client import CollectorRegistry
 
@@ -15,7 +14,6 @@ from receiver.codecs import load_receiver
 from receiver.config import ReceiverConfig
 from receiver.contract import by_number
 from receiver.server import receiver_service
-from shared.arrays import UInt8Array
 from shared.errors import InvalidInputError
 from shared.limits import RpcLimits
 from shared.pictures import png_bytes
@@ -26,7 +24,7 @@ from transmitter.config import TransmitterConfig
 from transmitter.messages import job_from
 from transmitter.packing import pack
 from transmitter.pipeline import Pipeline, PlanStage
-from transmitter.relevance.contract import Relevance, RelevanceExtractor
+from transmitter.relevance.contract import RelevanceExtractor
 from transmitter.relevance.registry import load_embedded
 from transmitter.server import transmitter
 
@@ -35,7 +33,7 @@ from .mutations import Sample, seal_png
 from .protobuf import message_change
 from .rpc import Method, RefusedError, Service
 from .runner import Target
-from .samples import TRANSMISSION, clock, encoded_photos, photo, plans
+from .samples import TRANSMISSION, LeftHalf, clock, encoded_photos, photo, plans
 
 _MIB: Final = 1024 * 1024
 _ANY_PORT: Final = "127.0.0.1:0"
@@ -164,17 +162,6 @@ _TRANSMITTER_REQUESTS: Final = (
 )
 
 
-class _LeftHalf:
-    """An extractor to which the left half is what was asked for."""
-
-    name = "left-half"
-
-    def __call__(self, image: UInt8Array, query: str) -> Relevance:
-        relevance = np.zeros(image.shape[:2], np.float32)
-        relevance[:, : max(image.shape[1] // 2, 1)] = 1
-        return Relevance(relevance, query != "unicorn")
-
-
 def _transmit_requests() -> list[transmitter_pb2.TransmitRequest]:
     budgets = (
         transmitter_pb2.Budget(wire_bytes=1_500),
@@ -202,7 +189,7 @@ def _transmit_requests() -> list[transmitter_pb2.TransmitRequest]:
 
 def transmit_requests(codec: str) -> Target:
     """Requests to transmit, up to the packets; no service around it. The first string is empty."""
-    pipeline = Pipeline({codec: load_sender(codec)}, {"left-half": _LeftHalf()})
+    pipeline = Pipeline({codec: load_sender(codec)}, {"left-half": LeftHalf()})
     corpus: list[Sample] = [(b"", request.SerializeToString()) for request in _transmit_requests()]
 
     def decode(sample: Sample) -> None:
@@ -221,7 +208,7 @@ def transmit_requests(codec: str) -> Target:
 
 def transmitter_calls() -> Target:
     """Each sample is the number of the method and its request; behind the transmitter are a channel and a receiver."""
-    return _transmitter_target("rpc-transmitter", _LeftHalf, ("ladder",))
+    return _transmitter_target("rpc-transmitter", LeftHalf, ("ladder",))
 
 
 def whole_transmitter_calls() -> Target:

@@ -42,6 +42,7 @@ from transmitter.packing import pack
 from transmitter.planning import Plan
 from transmitter.relevance.weights import load as load_relevance
 
+from .answers import channel_answers
 from .links import link_settings
 from .mutations import Sample, seal_frames, seal_packet, seal_png
 from .revisions import replanning, revised_packets, stream_of_revisions
@@ -476,6 +477,7 @@ TARGETS: dict[str, Callable[[], Target]] = {
     "rpc-channel": channel_calls,
     "rpc-set-link": set_link_calls,
     "rpc-transmitter": transmitter_calls,
+    "rpc-answers": channel_answers,
     "rpc-transmitter-whole": whole_transmitter_calls,
     "weights": _weights,
     "models": _models,
