@@ -86,6 +86,7 @@ class FakeChannel(channel_pb2_grpc.ChannelServiceServicer):
     ) -> None:
         self.on_packets, self.queue_bytes, self.answers = on_packets, queue_bytes, answers
         self.loses, self.reports, self.delay_s = loses, reports, delay_s
+        self.rate_bps = 64_000.0
         self.packets: list[bytes] = []
         self.most_ahead_bytes = 0
         self.open_streams = 0
@@ -93,7 +94,7 @@ class FakeChannel(channel_pb2_grpc.ChannelServiceServicer):
         self.assemblies: dict[int, Assembly] = {}
 
     async def GetLink(self, request, context):
-        settings = channel_pb2.LinkSettings(rate_bps=64_000, propagation_s=0.01, queue_bytes=self.queue_bytes)
+        settings = channel_pb2.LinkSettings(rate_bps=self.rate_bps, propagation_s=0.01, queue_bytes=self.queue_bytes)
         return channel_pb2.GetLinkResponse(link=channel_pb2.LinkState(settings=settings))
 
     async def Relay(self, request_iterator, context):

@@ -250,6 +250,16 @@ async def test_with_a_deadline_sending_stops_in_time():
     assert end.wire_bytes >= plan.wire_bytes > 1_500
 
 
+async def test_a_link_that_claims_another_rate_is_another_link():
+    channel = FakeChannel(delay_s=0.002)
+    async with _stub(channel) as stub:
+        request = _request(budget=transmitter_pb2.Budget(deadline_s=0.3), options=SMALL)
+        slow = (await _events(stub, request))[1].plan.wire_bytes
+        channel.rate_bps = 10 * channel.rate_bps
+        fast = (await _events(stub, request))[1].plan.wire_bytes
+    assert 8 * slow < fast < 12 * slow
+
+
 async def test_a_deadline_beside_a_budget_leaves_it_the_limit():
     channel = FakeChannel()
     async with _stub(channel) as stub:

@@ -41,7 +41,7 @@ class Carrier:
         self._stub = channel_pb2_grpc.ChannelServiceStub(channel.channel)
         # Who is sending does not wait behind those who have yet to begin.
         self._replanners = ThreadPoolExecutor(config.jobs, thread_name_prefix="replan")
-        self._memory = LinkMemory()
+        self._memory, self._claim = LinkMemory(), (0.0, 0.0)
         self.unfinished = Unfinished()
         """Transmissions that were left before their end."""
 
@@ -64,7 +64,13 @@ class Carrier:
         return response.link
 
     def believed(self, link: channel_pb2.LinkSettings) -> LinkEstimate:
-        """What is believed of the link, by what it claims and what earlier transmissions saw."""
+        """What is believed of the link, by what it claims and what earlier transmissions saw.
+
+        One that claims something else than before is another link, of which nothing is known.
+        """
+        claim = (link.rate_bps, link.propagation_s)
+        if claim != self._claim:
+            self._memory, self._claim = LinkMemory(), claim
         return self._memory.estimate(link.rate_bps, link.propagation_s, now_s())
 
     def opened(self, transmission_id: int, changed: Callable[[], None] = lambda: None) -> RelayStream:
@@ -73,7 +79,7 @@ class Carrier:
 
     async def carry(self, undertaking: Undertaking, stream: RelayStream) -> AsyncGenerator[Event, None]:
         """Sends a picture, see `transmitter.sending.send`; what is left before its end can be taken up again."""
-        course = undertaking.course
+        course, memory = undertaking.course, self._memory
         before = replace(course.sender.stats) if course.sender is not None else SenderStats()
         resumed, messages, ended = course.resumed, course.heard.messages, False
         again = partial(self.opened, undertaking.job.transmission_id)
@@ -91,7 +97,7 @@ class Carrier:
                 self._metrics.sent(before, course.sender.stats)
                 self._metrics.resumptions.inc(course.resumed - resumed)
                 self._metrics.heard(course.heard.messages - messages, course.sender.estimate, course.heard.rate_bps)
-                self._memory.learn(course.sender.evidence, now_s())
+                memory.learn(course.sender.evidence, now_s())
 
     def _observe(self, event: Event) -> None:
         if isinstance(event, Sent):
