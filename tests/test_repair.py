@@ -250,6 +250,25 @@ def test_forged_symbols_are_mostly_noticed() -> None:
     assert answers == 0
 
 
+def test_forged_blocks_are_given_up_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = random.Random(12)
+    block = sources(rng, 12)
+    symbol = RepairLayout.of(made(block, 1)[0]).symbol_bytes
+    forged = [with_body(repair, repair.body[:-symbol] + bytes(symbol)) for repair in made(block, 12)]
+    receiving, attempts = block_of(forged), 0
+    decoded = RepairBlock._decoded
+
+    def counted(self: RepairBlock, arrived: dict[int, bytes]) -> bytes | None:
+        nonlocal attempts
+        attempts += 1
+        return decoded(self, arrived)
+
+    monkeypatch.setattr(RepairBlock, "_decoded", counted)
+    for count in range(12):
+        assert receiving.recover(bodies(block[:count])) == []
+    assert attempts <= 4
+
+
 def test_a_body_too_long_for_its_block_gives_nothing() -> None:
     block = sources(random.Random(9), 4)
     receiving = block_of(made(block, 2))
