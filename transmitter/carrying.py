@@ -96,7 +96,8 @@ class Carrier:
             if course.sender is not None:
                 self._metrics.sent(before, course.sender.stats)
                 self._metrics.resumptions.inc(course.resumed - resumed)
-                self._metrics.heard(course.heard.messages - messages, course.sender.estimate, course.heard.rate_bps)
+                estimate = course.estimate or course.sender.estimate
+                self._metrics.heard(course.heard.messages - messages, estimate, course.heard.rate_bps)
                 memory.learn(course.sender.evidence, now_s())
 
     def _observe(self, event: Event) -> None:

@@ -16,7 +16,7 @@ import contextlib
 import math
 import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final, TypeAlias
 
@@ -106,6 +106,8 @@ class Course:
     """None before the channel has answered."""
     deadline_s: float | None = None
     """On the event loop's clock, once sending has begun."""
+    estimate: LinkEstimate | None = None
+    """What was last believed of the link while there was something to send; who only waits learns nothing."""
     resumed: int = 0
     """How often it was taken up."""
     heard: Heard = field(default_factory=Heard)
@@ -220,6 +222,8 @@ class _Driver:
         """Does what there is to be done now; False if nothing was."""
         self._revise(sender)
         moved = await self._hand_over(sender)
+        if not self._finished:
+            self._course.estimate = sender.estimate
         self._want(sender)
         self._tell(sender)
         return moved
@@ -272,7 +276,12 @@ class _Driver:
         self._told_s = now
         departed_bytes = self._departed_before + self._stream.departed_bytes
         self.events.put_nowait(
-            Sent(sender.stats.sent_bytes, departed_bytes, sender.acknowledged.bytes, sender.estimate)
+            Sent(
+                sender.stats.sent_bytes,
+                departed_bytes,
+                sender.acknowledged.bytes,
+                self._course.estimate or sender.estimate,
+            )
         )
 
     async def _wait(self) -> None:
@@ -329,7 +338,8 @@ class _Driver:
         sender, report = self._course.sender, self._stream.report or self._heard_report()
         if sender is None or report is None:
             raise StreamError("the channel closed without a report from the receiver")
-        return Ended(report, sender.stats, self._deadline_met(sender, report))
+        stats = replace(sender.stats, estimate=self._course.estimate or sender.estimate)
+        return Ended(report, stats, self._deadline_met(sender, report))
 
     def _deadline_met(self, sender: Sender, report: Report) -> bool | None:
         course = self._course
