@@ -11,7 +11,7 @@ from shared.feedback import Arrived, Feedback
 from shared.packets import PACKET_HEADER_BYTES, Packet, PacketKind
 from shared.repair import RepairBlock
 from transmitter.transport.contract import LinkEstimate, PackedRevision, PatchesPacket, RevisionWanted, SenderSettings
-from transmitter.transport.sender import Sender, first_budget
+from transmitter.transport.sender import Sender, first_budget, first_packet_bytes
 
 ID = 77
 PATCHES = 10  # of every packet
@@ -161,6 +161,8 @@ class Course:
     in_time_bytes: int = 0
     """Distinct PATCHES bytes by the deadline."""
     header_in_time: bool = False
+    largest: int = 0
+    """Packet."""
     refused: int = 0
     gives: int = 0
     wanted: list[tuple[float, RevisionWanted]] = field(default_factory=list)
@@ -216,7 +218,11 @@ def transmit(
     stream = 1
     settings = SenderSettings(budget, None if deadline is None else start + deadline, closed, packet_bytes)
     estimate = estimate or estimate_of(forward)
-    first = packed(max(first_budget(settings, estimate, now), 400), header=header, packet_bytes=packet_bytes)
+    first = packed(
+        max(first_budget(settings, estimate, now), 400),
+        header=header,
+        packet_bytes=first_packet_bytes(settings, estimate, now),
+    )
     sender = Sender(first, settings, estimate, ID, now)
     receiver = Receiver()
     receiver.plans[0] = first
@@ -272,6 +278,7 @@ def transmit(
             assert sum(map(len, given)) <= max(credit - sent, 0)
             for data in given:
                 sent += len(data)
+                course.largest = max(course.largest, len(data))
                 course.refused += not links[0].offer(stream, data, now)
             assert sender.done or sender.wake_s > now
             assert sender.stats.sent_bytes <= budget

@@ -20,6 +20,8 @@ _MOMENT_S: Final = 0.15  # and of what it is like just now
 _FIRST_S: Final = 0.02  # for how long a belief counts among the last moments
 _JUMP: Final = 1.6  # by this factor, seen for so long, a rate has changed for good
 _JUMP_S: Final = 0.08
+_JUMP_MOMENT_S: Final = 0.05  # time constant while it does
+_SETTLING_S: Final = 0.15  # how long that takes
 _CHUNK_S: Final = 0.1  # over which the spread of the rate is taken
 _SPREAD_MEMORY: Final = 10.0  # chunks
 _MOST_CASES: Final = 2_000.0  # that a belief counts for
@@ -39,7 +41,7 @@ class RateMeter:
         self._recent_s = min(weight_s, _FIRST_S)
         self._recent_bits = rate_bps * self._recent_s
         self._spread2, self._chunks = spread**2, 1.0
-        self._chunk_bits = self._chunk_s = 0.0
+        self._chunk_bits = self._chunk_s = self._settling_s = 0.0
         self.busy_s = 0.0
         """How long it was watched."""
 
@@ -47,6 +49,11 @@ class RateMeter:
     def rate_bps(self) -> float:
         """Bits per second, by what is complete."""
         return max(self._bits / self._seconds, MIN_RATE_BPS)
+
+    @property
+    def settles(self) -> bool:
+        """Whether the rate has just jumped, and is not well known yet."""
+        return self._settling_s > 0
 
     @property
     def spread(self) -> float:
@@ -73,12 +80,10 @@ class RateMeter:
         fade = math.exp(-seconds / _MEMORY_S)
         self._bits = self._bits * fade + 8 * size
         self._seconds = self._seconds * fade + seconds
-        fade = math.exp(-seconds / _MOMENT_S)
+        fade = math.exp(-seconds / (_JUMP_MOMENT_S if self.settles else _MOMENT_S))
         self._recent_bits = self._recent_bits * fade + 8 * size
         self._recent_s = self._recent_s * fade + seconds
-        if self._has_jumped:
-            self._bits, self._seconds = self._recent_bits, self._recent_s
-            self._chunk_bits = self._chunk_s = 0.0
+        self._follow_jump(seconds)
         self.busy_s += seconds
         self._chunk_bits += 8 * size
         self._chunk_s += seconds
@@ -104,11 +109,15 @@ class RateMeter:
         elif sole:
             self.saw(size, came_s)
 
-    @property
-    def _has_jumped(self) -> bool:
-        """Whether the last moments are no mere fluctuation."""
+    def _follow_jump(self, seconds: float) -> None:
+        """Once the last moments are no mere fluctuation, nothing else counts for a while."""
         ratio = self._recent_bits / self._recent_s / self.rate_bps
-        return self._recent_s > _JUMP_S and not 1 / _JUMP < ratio < _JUMP
+        if self._recent_s > _JUMP_S and not 1 / _JUMP < ratio < _JUMP:
+            self._settling_s = _SETTLING_S
+        if self.settles:
+            self._settling_s -= seconds
+            self._bits, self._seconds = self._recent_bits, self._recent_s
+            self._chunk_bits = self._chunk_s = 0.0
 
     def _end_chunk(self) -> None:
         off = self._chunk_bits / self._chunk_s / self.rate_bps - 1

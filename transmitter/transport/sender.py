@@ -26,17 +26,16 @@ from transmitter.transport.contract import (
 from transmitter.transport.estimates import LinkEvidence
 from transmitter.transport.ledger import Entry, Ledger, State
 from transmitter.transport.link import LinkView
-from transmitter.transport.policy import POLL_BYTES, first_budget
+from transmitter.transport.policy import POLL_BYTES, first_budget, first_packet_bytes
 from transmitter.transport.protection import Protection
 from transmitter.transport.replanning import Prospect, Replanning
 
-__all__ = ["Acknowledged", "Sender", "first_budget"]
+__all__ = ["Acknowledged", "Sender", "first_budget", "first_packet_bytes"]
 
 _STEP_S: Final = 1e-3  # a clock's tick: waking is always later than now
 _LOOK_S: Final = 0.005  # at the channel's queue, if nothing is heard of it
 _SURE_PACKETS: Final = 10  # fates that say something of the losses
 _SURE_S: Final = 0.1  # busy seconds that say something of the rate
-_WORTH_REPAIR: Final = 0.005  # fewer losses are not worth repair packets
 _APART: Final = 3  # packets between two copies of a header
 
 
@@ -133,7 +132,8 @@ class Sender:
         budget = self._replanning.ask(prospect, now)
         self._ledger.keep_only(prospect.committed_bytes)
         served = self._ledger.served()
-        return RevisionWanted(len(served), budget, self._settings.packet_bytes, served)
+        packet_bytes = policy.packet_bytes_for(self._settings, self._link.estimate, budget)
+        return RevisionWanted(len(served), budget, packet_bytes, served)
 
     def revise(self, revision: PackedRevision | None, now: float) -> None:
         """Takes the new plan that was asked for, or that there is none."""
@@ -327,7 +327,7 @@ class Sender:
         """Whether a packet goes too late to be sent again, and would be missed."""
         link = self._link.estimate
         late = self._hurry and policy.rounds_left(self._settings, link, now) < 1
-        return late and self._closed and entry.kind is PacketKind.PATCHES and link.loss_rate >= _WORTH_REPAIR
+        return late and self._closed and entry.kind is PacketKind.PATCHES and link.loss_rate >= policy.WORTH_REPAIR
 
     def _joins_block(self, entry: Entry, now: float) -> bool:
         """Whether a packet belongs to the block of repair that is being sent, with time and bytes for its repair."""
