@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import grpc
 from google.rpc import error_details_pb2
@@ -13,6 +13,7 @@ from grpc_status import rpc_status
 
 from client.requests import OUTCOMES
 from shared.connections import RECONNECT_OPTIONS
+from shared.rpc_errors import retry_after_s
 from shared.service import MAX_PICTURE_MESSAGE_BYTES
 from shared.stubs.mmsc.v1 import (
     channel_pb2,
@@ -36,6 +37,15 @@ TYPED: Final = frozenset(
 """Statuses with which a call may end; any other means that a service was surprised."""
 
 _PAUSE_S: Final = 0.05
+
+
+class Progress(NamedTuple):
+    """How far a transmission was at some moment."""
+
+    at_s: float
+    """Monotonic."""
+    sent_bytes: int
+    acknowledged_bytes: int
 
 
 @dataclass(frozen=True)
@@ -64,6 +74,8 @@ class Ending:
 
     retry_s: float = 0.0
     """What RetryInfo asks for; 0 without it."""
+
+    progress: tuple[Progress, ...] = ()
 
     delivered: transmitter_pb2.Delivered | None = None
 
@@ -133,6 +145,12 @@ async def transmitting(address: str, request: transmitter_pb2.TransmitRequest, t
 def _noted(found: Ending, event: transmitter_pb2.TransmitResponse) -> Ending:
     if event.HasField("plan"):
         return replace(found, transmission_id=event.plan.transmission_id, planned_s=time.monotonic())
+    if event.HasField("progress"):
+        told = event.progress
+        return replace(
+            found,
+            progress=(*found.progress, Progress(time.monotonic(), told.sent_bytes, told.acknowledged_bytes)),
+        )
     if event.HasField("delivered"):
         return replace(found, outcome=OUTCOMES[event.delivered.outcome], delivered=event.delivered)
     return found
@@ -145,6 +163,8 @@ def _status(error: grpc.RpcError) -> dict[str, Any]:
 
 def retry_s(error: grpc.Call | grpc.aio.AioRpcError) -> float:
     """Seconds that the error's google.rpc.RetryInfo asks for; 0 without one."""
+    if isinstance(error, grpc.aio.AioRpcError):
+        return retry_after_s(error) or 0.0
     status = rpc_status.from_call(error)
     retry = error_details_pb2.RetryInfo()
     if status is None or not any(detail.Unpack(retry) for detail in status.details):

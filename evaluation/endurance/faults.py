@@ -25,7 +25,8 @@ from evaluation.bench.checks import OUT, Check, show
 from evaluation.endurance.clock import compiler, jumping_clock
 from evaluation.endurance.disk import Disk, can_mount, disk_at, run_again_on_a_disk
 from evaluation.endurance.draws import KINDS, Round, draw
-from evaluation.endurance.rounds import PROMISES, STALL_TIMEOUT_S, Log, Rounds
+from evaluation.endurance.log import Log
+from evaluation.endurance.rounds import PROMISES, STALL_TIMEOUT_S, Rounds
 from evaluation.endurance.services import Services
 from evaluation.partial import Partial, Record, check_result, write_whole
 from shared.errors import MmscError
@@ -94,6 +95,7 @@ def checked(records: Sequence[Record]) -> list[Check]:
         "transmissions": codes.total(),
         "transmissions that were accepted": sum(record["accepted"] for record in records),
         **{f"transmissions that ended {code.lower()}": number for code, number in sorted(codes.items())},
+        "transmissions that broke and were taken up again": sum(record["resumed"] for record in records),
         "delivered, not all on the disk when the receiver was killed": sum(record["lost"] for record in records),
     }
     checks += [Check(name, number, "", "", ok=True) for name, number in told.items()]

@@ -16,6 +16,7 @@ from evaluation.endurance.clock import JumpingClock
 from evaluation.endurance.disk import Disk
 from evaluation.endurance.draws import Job, Round
 from evaluation.endurance.inject import Injector, good_link
+from evaluation.endurance.log import Log
 from evaluation.endurance.services import Services
 from evaluation.endurance.stored import Fingerprint, JournalCheck, Ledger
 from shared.arrays import UInt8Array
@@ -34,6 +35,12 @@ RECOVERY_S: Final = 5.0
 
 _LAST_MOMENT_S: Final = 0.3
 """What came so shortly before a kill need not be on the disk yet."""
+
+_PROGRESS_S: Final = 0.1
+"""The transmitter tells how far it is so often."""
+
+_MOMENT_BYTES: Final = 3_000
+"""So much may have been acknowledged in the last moment before a kill, and sent again."""
 
 _TICK_S: Final = 2.5
 """After this, what a full disk had refused has been written."""
@@ -56,6 +63,8 @@ class Result:
     accepted: int = 0
     lost: int = 0
     """Delivered, but not yet on the disk when the receiver was killed."""
+    resumed: int = 0
+    """Broke, were taken up again, and came to a picture."""
     longest_s: float = 0.0
     """Of all transmissions."""
 
@@ -73,27 +82,12 @@ PROMISES: Final = (
     "journals that were damaged",
     "stack traces and deaths",
     "faults after which a transmission did not succeed",
+    "budgets that were exceeded",
+    "transmissions taken up again that sent what had been acknowledged",
 )
 """What may never happen, by the names in a result."""
 
-_ENDED, _TYPED, _HUNG, _OPEN, _CHANGED, _JOURNALS, _DIED, _RECOVERED = PROMISES
-
-
-class Log:
-    """Takes what the services say, and keeps what no user should ever see."""
-
-    def __init__(self) -> None:
-        self._traces: list[str] = []
-
-    def __call__(self, name: str, line: str) -> None:
-        """Takes a line of a service's log."""
-        if line.startswith("Traceback") or "never retrieved" in line or (self._traces and line[:1] != " "):
-            self._traces.append(f"{name}: {line}")
-
-    def traces(self) -> list[str]:
-        """First and last lines of the stack traces since the last call."""
-        traces, self._traces = self._traces, []
-        return traces
+_ENDED, _TYPED, _HUNG, _OPEN, _CHANGED, _JOURNALS, _DIED, _RECOVERED, _BUDGET, _AGAIN = PROMISES
 
 
 class Rounds:
@@ -106,7 +100,7 @@ class Rounds:
         log: what the services say.
     """
 
-    def __init__(self, services: Services, disk: Disk, clock: JumpingClock | None, log: "Log") -> None:
+    def __init__(self, services: Services, disk: Disk, clock: JumpingClock | None, log: Log) -> None:
         self._services, self._log = services, log
         self._injector = Injector(services, disk, clock)
         self.ledger = Ledger(services.addresses["receiver"])
@@ -129,6 +123,7 @@ class Rounds:
         self._check_endings(endings, result)
         if drawn.fault.kind.startswith("full disk"):
             time.sleep(max(mended_s + _TICK_S - time.monotonic(), 0))
+        self._check_bytes(drawn, endings, struck_s, result)
         self._check_pictures(drawn, endings, (struck_s, mended_s), result)
         self._check_services(drawn, result)
         return result
@@ -172,6 +167,19 @@ class Rounds:
                 result.blame(_HUNG, "WatchReconstruction")
             elif self._watch.code not in TYPED:
                 result.blame(_TYPED, f"WatchReconstruction: {self._watch.code}")
+
+    def _check_bytes(self, drawn: Round, endings: Sequence[Ending], struck_s: float, result: Result) -> None:
+        for ending, job in zip(endings, drawn.jobs, strict=True):
+            if (delivered := ending.delivered) is None:
+                continue
+            name = f"{ending.transmission_id}: "
+            if delivered.wire_bytes > job.wire_bytes:
+                result.blame(_BUDGET, f"{name}{delivered.wire_bytes} of {job.wire_bytes}")
+            result.resumed += delivered.resumed > 0
+            # Nothing else was lost where the receiver alone was killed.
+            under_way = under_way_bytes(drawn, ending, struck_s)
+            if drawn.fault.kind == "kill receiver" and delivered.again_bytes > under_way:
+                result.blame(_AGAIN, f"{name}{delivered.again_bytes} bytes again, {under_way} were under way")
 
     # ---- what the receiver has -----------------------------------------------------------------
 
@@ -240,6 +248,15 @@ class Rounds:
             if probe.outcome == "complete" or time.monotonic() > until_s:
                 return probe
             time.sleep(0.2)
+
+
+def under_way_bytes(drawn: Round, ending: Ending, struck_s: float) -> int:
+    """What may have been on its way, or not yet on the receiver's disk, when the receiver was killed."""
+    told = [progress for progress in ending.progress if progress.at_s <= struck_s + _PROGRESS_S]
+    sent_bytes = max((progress.sent_bytes for progress in told), default=0)
+    known_bytes = max((each.acknowledged_bytes for each in told if each.at_s <= struck_s), default=0)
+    since_told_bytes = drawn.queue_bytes + int(drawn.rate_bps / 8 * 2 * _PROGRESS_S)
+    return sent_bytes - known_bytes + since_told_bytes + _MOMENT_BYTES
 
 
 def request_of(job: Job) -> transmitter_pb2.TransmitRequest:
