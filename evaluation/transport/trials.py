@@ -22,7 +22,7 @@ from transmitter.packing import pack_revision
 from transmitter.planning import Earlier, Plan, PlanRequest
 from transmitter.transport.contract import PackedRevision, RevisionWanted, SenderSettings, SenderStats
 from transmitter.transport.memory import LinkMemory
-from transmitter.transport.sender import Sender, first_budget
+from transmitter.transport.sender import Sender, first_budget, first_packet_bytes
 
 REPLAN_S = 0.3
 """What planning a revision takes of a photo of the paper's size on one core."""
@@ -166,7 +166,8 @@ class Session:
         settings = SenderSettings(wish.budget_bytes, deadline_s, wish.closed_loop, wish.packet_bytes)
         budget_bytes = first_budget(settings, estimate, start_s)
         try:
-            planner = _Planner(self._photo, PlanRequest(budget_bytes, wish.packet_bytes))
+            packet_bytes = first_packet_bytes(settings, estimate, start_s)
+            planner = _Planner(self._photo, PlanRequest(budget_bytes, packet_bytes))
         except BudgetTooSmallError:
             return Trial(wish, link, start_s, budget_bytes, Outcome(), SenderStats(revisions=0))
         sender = Sender(planner.first, settings, estimate, _ID, start_s)
