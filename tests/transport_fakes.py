@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from channel_emulator.link import Link
@@ -11,6 +12,7 @@ from shared.feedback import Arrived, Feedback
 from shared.packets import PACKET_HEADER_BYTES, Packet, PacketKind
 from shared.repair import RepairBlock
 from transmitter.transport.contract import LinkEstimate, PackedRevision, PatchesPacket, RevisionWanted, SenderSettings
+from transmitter.transport.memory import LinkMemory
 from transmitter.transport.sender import Sender, first_budget, first_packet_bytes
 
 ID = 77
@@ -38,22 +40,27 @@ def packed(
 class Receiver:
     """Counts what arrives and tells of it as seldom as the real one."""
 
-    def __init__(self, header: int = 300) -> None:
-        self.header = header
+    def __init__(self, plans: dict[int, PackedRevision]) -> None:
+        self.plans = plans
         self.header_bytes: dict[int, set[int]] = {}
         self.packets: dict[tuple[int, int], int] = {}
         self.repaired = self.total_bytes = 0
-        self.known: dict[tuple[int, int], tuple[int, bytes]] = {}
-        self._bodies: dict[int, dict[int, bytes]] = {}
-        self._blocks: dict[object, RepairBlock] = {}
-        self.plans: dict[int, PackedRevision] = {}
         self.arrived_bytes = self.arrived_packets = self.sequence = 0
         self.last: tuple[float, Packet] | None = None
-        self.said_s = -math.inf
-        self.said_bytes = 0
-        self.due_s = math.inf
-        self._repeats: list[float] = []
         self.ended = False
+        self._bodies: dict[int, dict[int, bytes]] = {}
+        self._blocks: dict[object, RepairBlock] = {}
+        self._said_s = -math.inf
+        self._said_bytes = 0
+        self._due_s = math.inf
+        self._repeats: list[float] = []
+
+    def new_stream(self, *, forget: bool) -> None:
+        self.arrived_bytes = self.arrived_packets = 0
+        if forget:
+            self.packets.clear()
+            self.header_bytes.clear()
+            self._bodies.clear()
 
     def header_there(self, number: int) -> bool:
         plan = self.plans.get(number)
@@ -76,12 +83,12 @@ class Receiver:
         elif packet.kind is PacketKind.REPAIR:
             self._repair(packet)
         urgent = packet.kind is PacketKind.POLL or (not there and self.header_there(packet.revision))
-        pause = min(max(0.05, 20 * self.said_bytes / self._rate(now)), 0.25)
-        self.due_s = min(self.due_s, now if urgent else max(now, self.said_s + pause))
+        pause = min(max(0.05, 20 * self._said_bytes / self._rate(now)), 0.25)
+        self._due_s = min(self._due_s, now if urgent else max(now, self._said_s + pause))
         self._repeats = [now + 0.1, now + 0.4, now + 1.4]
 
     def _rate(self, now: float) -> float:
-        return max(self.arrived_bytes / max(now - self.said_s, 0.05), 1.0) if self.said_s > -math.inf else 1e9
+        return max(self.arrived_bytes / max(now - self._said_s, 0.05), 1.0) if self._said_s > -math.inf else 1e9
 
     def _patches(self, revision: int, position: int, body: bytes) -> None:
         self.packets[revision, position] = len(body) + PACKET_HEADER_BYTES
@@ -99,16 +106,16 @@ class Receiver:
     def wake_s(self) -> float:
         if self.ended:
             return math.inf
-        return min([self.due_s, *self._repeats[:1]])
+        return min([self._due_s, *self._repeats[:1]])
 
     def say(self, now: float) -> list[bytes]:
         if self.ended or self.last is None or now < self.wake_s:
             return []
         while self._repeats and self._repeats[0] <= now:
             self._repeats.pop(0)
-        self.due_s, self.said_s = math.inf, now
+        self._due_s, self._said_s = math.inf, now
         packet = self.feedback(now).to_packet()
-        self.said_bytes = len(packet)
+        self._said_bytes = len(packet)
         return [packet]
 
     def feedback(self, now: float) -> Feedback:
@@ -181,8 +188,6 @@ def small_planner(wanted: RevisionWanted) -> PackedRevision | None:
 
 def estimate_of(settings: LinkSettings, *, warm: bool = False, loss: float | None = None) -> LinkEstimate:
     """What a memory says of a link: cold, or warm of as much loss."""
-    from transmitter.transport.memory import LinkMemory
-
     rate = settings.rate_bps
     cold = LinkMemory().estimate(rate, settings.propagation_s, 0.0)
     if not warm:
@@ -208,101 +213,150 @@ def transmit(
     forget: bool = False,
     limit_s: float = 300.0,
 ) -> Course:
-    """One transmission from `start` on the links' clock."""
-    backward = backward or LinkSettings(1e9, forward.propagation_s, 1 << 20)
-    links = [Link(forward), Link(backward, name="backward")]
-    now = start
-    for link in links:
-        link.advance(now)
-        link.open(1, now)
-    stream = 1
+    """One transmission from `start` on the links' clock; other times are seconds from then.
+
+    Args:
+        forward: the way there.
+        backward: the way back; clean and fast if left out.
+        budget: bytes.
+        deadline: when the picture must be there.
+        estimate: what is believed of the link; the cold memory's if left out.
+        planner: makes revisions; None never does.
+        replan_s: how long that takes.
+        start: when it begins.
+        closed: whether feedback counts.
+        header: bytes of the first header section.
+        packet_bytes: largest packet.
+        tell_s: least time between two words about credit.
+        reconnect: when the stream breaks and another one stands.
+        forget: whether the receiver then knows nothing any more.
+        limit_s: after which it counts as hung.
+    """
     settings = SenderSettings(budget, None if deadline is None else start + deadline, closed, packet_bytes)
-    estimate = estimate or estimate_of(forward)
-    first = packed(
-        max(first_budget(settings, estimate, now), 400),
-        header=header,
-        packet_bytes=first_packet_bytes(settings, estimate, now),
-    )
-    sender = Sender(first, settings, estimate, ID, now)
-    receiver = Receiver()
-    receiver.plans[0] = first
-    course = Course(sender, receiver)
+    believed = estimate or estimate_of(forward)
+    size = max(first_budget(settings, believed, start), 400)
+    first = packed(size, header=header, packet_bytes=first_packet_bytes(settings, believed, start))
+    links = (Link(forward), Link(backward or LinkSettings(1e9, forward.propagation_s, 1 << 20), name="backward"))
+    course = Course(Sender(first, settings, believed, ID, start), Receiver({0: first}))
+    breaks = [start + at for at in reconnect]
+    return _Run(course, links, settings, planner, replan_s, start, tell_s, breaks, forget).run(limit_s)
+
+
+@dataclass
+class _Run:
+    """A transmission under way."""
+
+    course: Course
+    links: tuple[Link, Link]
+    settings: SenderSettings
+    planner: Planner | None
+    replan_s: float
+    start: float
+    tell_s: float
+    breaks: list[float]
+    forget: bool
+    stream: int = 1
+    sent: int = 0
+    credit: int = 0
+    told_s: float = -math.inf
+    looked: bool = False
     coming: tuple[float, PackedRevision | None] | None = None
-    sent, same, told_s, credit, looked = 0, 0, -math.inf, 0, False
-    reconnects = [start + at for at in reconnect]
-    end_s = start + deadline if deadline is not None else math.inf
-    while now < start + limit_s:
-        if reconnects and reconnects[0] <= now and not sender.done:
-            reconnects.pop(0)
-            for link in links:
-                link.close(stream, now)
-                link.open(stream + 1, now)
-            stream, sent, credit, told_s = stream + 1, 0, 0, -math.inf
-            receiver.arrived_bytes = receiver.arrived_packets = 0
-            if forget:
-                receiver.packets.clear()
-                receiver._bodies.clear()
-                receiver.header_bytes.clear()
-            sender.reconnected(now)
-        if now > end_s and not looked:
-            course.in_time_bytes, course.header_in_time = receiver.distinct_bytes, receiver.header_there(0)
-            looked = True
-        for delivery in links[0].poll(now):
+
+    def run(self, limit_s: float) -> Course:
+        now, same = self.start, 0
+        for link in self.links:
+            link.advance(now)
+            link.open(self.stream, now)
+        while now < self.start + limit_s and same < 10_000:
+            for happen in (self.break_off, self.look, self.arrive, self.answer, self.revise, self.give, self.want):
+                happen(now)
+            following = self.next_s()
+            if following == math.inf:
+                self.look(math.inf)
+                return self.course
+            same = same + 1 if following <= now else 0
+            now = max(now, following)
+        self.course.hung = True
+        return self.course
+
+    def break_off(self, now: float) -> None:
+        receiver, sender = self.course.receiver, self.course.sender
+        if not self.breaks or self.breaks[0] > now or sender.done:
+            return
+        self.breaks.pop(0)
+        for link in self.links:
+            link.close(self.stream, now)
+            link.open(self.stream + 1, now)
+        self.stream, self.sent, self.credit, self.told_s = self.stream + 1, 0, 0, -math.inf
+        receiver.new_stream(forget=self.forget)
+        sender.reconnected(now)
+
+    def look(self, now: float) -> None:
+        """At what is there, once the deadline is over."""
+        deadline_s = self.settings.deadline_s
+        if not self.looked and (now == math.inf or (deadline_s is not None and now > deadline_s)):
+            receiver = self.course.receiver
+            self.course.in_time_bytes = receiver.distinct_bytes
+            self.course.header_in_time = receiver.header_there(0)
+            self.looked = True
+
+    def arrive(self, now: float) -> None:
+        for delivery in self.links[0].poll(now):
             if delivery.packet is None:
-                receiver.ended = True
+                self.course.receiver.ended = True
                 continue
-            receiver.take(delivery.packet, now)
-            course.last_arrival_s = now - start
-            if now > end_s:
-                course.late_bytes += len(delivery.packet)
-        for packet in receiver.say(now):
-            course.feedback_bytes += len(packet)
-            links[1].offer(stream, packet, now)
-        for delivery in links[1].poll(now):
-            if delivery.packet:
-                try:
-                    feedback = Feedback.from_packet(Packet.from_bytes(delivery.packet))
-                except PacketError:
-                    continue
-                sender.take(feedback, now)
-        if coming is not None and coming[0] <= now:
-            plan, coming = coming[1], None
-            if plan is not None:
-                receiver.plans[plan.number] = plan
-            sender.revise(plan, now)
+            self.course.receiver.take(delivery.packet, now)
+            self.course.last_arrival_s = now - self.start
+            self.course.late_bytes += len(delivery.packet) if self.looked else 0
+
+    def answer(self, now: float) -> None:
+        for packet in self.course.receiver.say(now):
+            self.course.feedback_bytes += len(packet)
+            self.links[1].offer(self.stream, packet, now)
+        for delivery in self.links[1].poll(now):
+            with suppress(PacketError):  # of damaged ones
+                self.course.sender.take(Feedback.from_packet(Packet.from_bytes(delivery.packet or b"")), now)
+
+    def revise(self, now: float) -> None:
+        if self.coming is None or self.coming[0] > now:
+            return
+        plan, self.coming = self.coming[1], None
+        if plan is not None:
+            self.course.receiver.plans[plan.number] = plan
+        self.course.sender.revise(plan, now)
+
+    def give(self, now: float) -> None:
+        course, sender = self.course, self.course.sender
         if not sender.done:
-            if now >= told_s + tell_s:
-                credit, told_s = links[0].account(stream).credit_bytes, now
+            if now >= self.told_s + self.tell_s:
+                self.credit, self.told_s = self.links[0].account(self.stream).credit_bytes, now
+            room = self.credit - self.sent
+            given = sender.give(now, room)
             course.gives += 1
-            given = sender.give(now, credit - sent)
-            assert sum(map(len, given)) <= max(credit - sent, 0)
-            for data in given:
-                sent += len(data)
-                course.largest = max(course.largest, len(data))
-                course.refused += not links[0].offer(stream, data, now)
+            self.sent += sum(map(len, given))
+            assert sum(map(len, given)) <= max(room, 0)
             assert sender.done or sender.wake_s > now
-            assert sender.stats.sent_bytes <= budget
+            assert sender.stats.sent_bytes <= self.settings.budget_bytes
+            for data in given:
+                course.largest = max(course.largest, len(data))
+                course.refused += not self.links[0].offer(self.stream, data, now)
         if sender.done and course.done_s == math.inf:
-            course.done_s = now - start
-            links[0].finish(stream, now)
-        if coming is None and not sender.done and (wanted := sender.wanted(now)) is not None:
-            course.wanted.append((now - start, wanted))
-            coming = (now + replan_s, planner(wanted)) if planner else (now + replan_s, None)
-        events = [links[0].next_event_s, links[1].next_event_s, receiver.wake_s]
-        if not sender.done:
-            events += [sender.wake_s, *reconnects[:1], *([coming[0]] if coming else [])]
-            if links[0].account(stream).credit_bytes != credit:
-                events.append(told_s + tell_s)
-        following = min(events)
-        if following == math.inf:
-            break
-        same = same + 1 if following <= now else 0
-        course.hung = same > 10_000
-        if course.hung:
-            break
-        now = max(now, following)
-    else:
-        course.hung = True
-    if not looked:
-        course.in_time_bytes, course.header_in_time = receiver.distinct_bytes, receiver.header_there(0)
-    return course
+            course.done_s = now - self.start
+            self.links[0].finish(self.stream, now)
+
+    def want(self, now: float) -> None:
+        if self.coming is not None or self.course.sender.done:
+            return
+        wanted = self.course.sender.wanted(now)
+        if wanted is not None:
+            self.course.wanted.append((now - self.start, wanted))
+            self.coming = (now + self.replan_s, self.planner(wanted) if self.planner else None)
+
+    def next_s(self) -> float:
+        events = [*(link.next_event_s for link in self.links), self.course.receiver.wake_s]
+        if not self.course.sender.done:
+            events += [self.course.sender.wake_s, *self.breaks[:1]]
+            events += [self.coming[0]] if self.coming else []
+            untold = self.links[0].account(self.stream).credit_bytes != self.credit
+            events += [self.told_s + self.tell_s] if untold else []
+        return min(events)
