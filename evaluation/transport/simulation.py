@@ -22,7 +22,6 @@ from receiver.contract import ArrivedPatches
 from shared.errors import PacketError
 from shared.feedback import Feedback
 from shared.packets import Packet, PacketKind
-from shared.reports import Report, ReportOutcome
 from transmitter.transport.contract import PackedRevision, RevisionWanted, SenderStats
 
 _STREAM: Final = 1
@@ -245,8 +244,6 @@ class _Run:
                 packet = Packet.from_bytes(delivery.packet or b"")
                 if packet.kind is PacketKind.FEEDBACK:
                     self._sender.take(Feedback.from_packet(packet), self._now)
-                elif Report.from_packet(packet).outcome is ReportOutcome.COMPLETE:
-                    self._finish()
 
     def _revise(self) -> None:
         if self._coming is not None and self._coming[0] <= self._now:
@@ -265,11 +262,7 @@ class _Run:
             self._outcome.departures.append((self._elapsed(self._now), self._sent_bytes))
             self._outcome.refused_packets += not self._forward.offer(_STREAM, packet, self._now)
         if self._sender.done:
-            self._finish()
-
-    def _finish(self) -> None:
-        """Nothing more is sent: the sender is done, or the receiver has all."""
-        if not self._finished:
+            # Not when the receiver reports that all is there: finer patches may be on their way.
             self._finished = True
             self._outcome.done_s = self._elapsed(self._now)
             self._forward.finish(_STREAM, self._now)
