@@ -23,6 +23,8 @@ _PRICES: Final = (0.02, 0.35)
 _EXPONENTS: Final = (0.03, 0.6)
 _SHRINKING: Final = 0.08  # of bodies' bytes
 _GROWING: Final = 0.04  # likewise; where it is more, too many would no longer fit their packets
+_NEAR: Final = 0.08  # natural logarithm of bytes, where few bits make the price powerful
+_PRICE_REACH: Final = 0.4  # natural logarithm: farther from the default price, another fineness would show more
 _TRIES: Final = 3
 
 
@@ -64,14 +66,14 @@ class Closing:
         """As few of the last bodies as may give what is missing; none where all lossy ones may not."""
         bodies = trial.bodies or ()
         first_lossy = int(np.count_nonzero(trial.levels == EXACT))
-        missing = self._missing(trial)
+        missing, reach = self._missing(trial), _PRICE_REACH * patches_exponent(trial)
         count = size = patches = 0
         for body in reversed(bodies):
             patches += body.patches
             if body.position < first_lossy or patches > MAX_BODY_PATCHES:
                 return ()
             count, size = count + 1, size + len(body.content)
-            if -_SHRINKING * size <= missing <= _GROWING * size:
+            if -min(_SHRINKING, reach) * size <= missing <= min(_GROWING, reach) * size:
                 return bodies[-count:]
         return ()
 
@@ -79,6 +81,12 @@ class Closing:
 def bounded_price(price: float) -> float:
     """The nearest price of a bit that makes sense."""
     return min(max(price, _PRICES[0]), _PRICES[1])
+
+
+def in_reach(trial: Trial, budget_bytes: int) -> bool:
+    """Whether a trial at the default price of a bit comes to the budget by a price that is not far from that."""
+    reach = min(_PRICE_REACH * patches_exponent(trial), _NEAR)
+    return abs(math.log(trial.wire_bytes / (AIM * budget_bytes))) <= reach
 
 
 def patches_exponent(trial: Trial) -> float:

@@ -1,6 +1,7 @@
 """The search for the setting that uses a budget up."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -14,6 +15,7 @@ from transmitter.entropy_closing import (
     ENOUGH,
     Closing,
     bounded_price,
+    in_reach,
     lossy_patches,
     patches_exponent,
     seen_exponent,
@@ -21,7 +23,7 @@ from transmitter.entropy_closing import (
 from transmitter.entropy_settings import ALL_EXACT, Setting
 from transmitter.entropy_trials import Trial, Trials
 
-_NEAR: Final = ((0.9, 1.06), (0.985, 1.0))
+_JUST: Final = 0.985
 _FOR_CLOSING: Final = 4  # trials kept for the last percents
 _TRIALS: Final = 12
 _WORTH_CODING: Final = (ENOUGH, 0.9995)  # measured bytes over the budget; measures are true to a few per mille
@@ -44,16 +46,22 @@ class Search:
     def run(self) -> Trial | None:
         """The fullest trial found; None if nothing fits."""
         # Mostly a trial anywhere near is closed by the price of bits; among exact patches it has little to say.
-        for near_below, near_above in _NEAR:
-            self._round(near_below, near_above)
+        for near in (self._in_reach, self._just_fits):
+            self._round(near)
             if self._enough():
                 break
         self._code_the_fullest()
         return self.best
 
-    def _round(self, near_below: float, near_above: float) -> None:
-        fits, over = self._bracket(near_below, near_above)
-        if over is not None and over.wire_bytes <= near_above * self.budget_bytes:
+    def _in_reach(self, trial: Trial) -> bool:
+        return in_reach(trial, self.budget_bytes)
+
+    def _just_fits(self, trial: Trial) -> bool:
+        return _JUST * self.budget_bytes < trial.wire_bytes <= self.budget_bytes
+
+    def _round(self, near: Callable[[Trial], bool]) -> None:
+        fits, over = self._bracket(near)
+        if over is not None and near(over):
             self._close(over, _FOR_CLOSING)
         if fits is not None and over is not None and not self._enough():
             fits = self._leap(fits, over)
@@ -91,10 +99,10 @@ class Search:
     def _enough(self) -> bool:
         return self.best is not None and self.best.wire_bytes >= ENOUGH * self.budget_bytes
 
-    def _bracket(self, near_below: float, near_above: float) -> tuple[Trial | None, Trial | None]:
+    def _bracket(self, near: Callable[[Trial], bool]) -> tuple[Trial | None, Trial | None]:
         """The finest trial that fits and the coarsest that does not, as near to each other as is of use.
 
-        Ends early near the budget, between these parts of it.
+        Ends early near the budget.
         """
         fits: Trial | None = None
         over: Trial | None = None
@@ -102,12 +110,11 @@ class Search:
         fineness = self._guess(1.0)
         while low <= high and self.left > _FOR_CLOSING and not self._enough():
             trial = self._try(Setting(fineness, DEFAULT_PRICE))
-            ratio = trial.wire_bytes / self.budget_bytes
             if self._fits(trial):
                 fits, high = trial, fineness - 1
             else:
                 over, low = trial, fineness + 1
-            if near_below < ratio <= near_above:
+            if near(trial):
                 break
             if fits is not None and over is not None:
                 guess = self._between(over, fits)

@@ -30,7 +30,7 @@ _LIKE_EXACT: Final = 22  # the quantiser under which patches take about as much 
 _PART: Final = 8_192  # patches
 _BITS_PER_OCTAVE: Final = 0.95  # of signal over step, squared; measured with the next one on training photos
 _SIGNAL: Final = 2.0
-_EXPONENTS: Final = (2.2, -0.65, 0.6)  # by bits of a patch: factor, power, largest; measured on training photos
+_EXPONENTS: Final = (3.0, -0.65, 0.6)  # by bits of a patch: factor, power, largest; measured, rather too large
 
 
 @dataclass(frozen=True)
