@@ -47,7 +47,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m evaluation.bench.transport")
     parser.add_argument("--photos", type=int, default=3, help="how many photos are sent")
     parser.add_argument("--data", type=Path, help="dataset of the photos; without one, scikit-image's three samples")
-    parser.add_argument("--sessions", type=int, default=3, help="of two transmissions, per trace, deadline and photo")
+    parser.add_argument("--sessions", type=int, default=3, help="of four transmissions, per trace, deadline, photo")
     parser.add_argument("--loss-sessions", type=int, default=1, help="of three transmissions, per case and photo")
     parser.add_argument(
         "--packet-bytes", type=int, default=DEFAULT_PACKET_BYTES, help="largest packet on links with losses"

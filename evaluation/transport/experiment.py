@@ -25,7 +25,10 @@ LOSS_BUDGETS: Final = (2.0, 5.0)
 LOSS_LINK: Final = LinkSettings(1e6, 0.03)
 """The link that loses."""
 
-_PAUSE_S: Final = 3.0
+DEADLINES: Final = 4
+"""Transmissions of a session with deadlines."""
+
+_PAUSE_S: Final = 2.0
 
 UNLIMITED_BYTES: Final = 1 << 24
 """A budget that no deadline leaves time for."""
@@ -161,7 +164,7 @@ def deadline_tasks(photos: Sequence[Subject], sessions: int, traces: Sequence[st
 
     Args:
         photos: what is sent.
-        sessions: per deadline and photo, spread over the whole trace; each of two transmissions.
+        sessions: per deadline and photo, spread over the whole trace; each of DEADLINES transmissions.
         traces: which; empty means all.
     """
     for scenario in TRACE_SCENARIOS:
@@ -171,10 +174,10 @@ def deadline_tasks(photos: Sequence[Subject], sessions: int, traces: Sequence[st
         for index, photo in enumerate(photos):
             seed = _seed(scenario.trace, deadline_s, photo.name)
             for start_s in starts(shipped_trace(scenario.trace), sessions, seed):
-                both = (start_s, start_s + deadline_s + _PAUSE_S)
+                begins = tuple(start_s + place * (deadline_s + _PAUSE_S) for place in range(DEADLINES))
                 for closed in (True, False):
                     wish = Wish(UNLIMITED_BYTES, deadline_s, closed)
-                    yield Task("deadline", scenario.trace, index, link, wish, both, seed)
+                    yield Task("deadline", scenario.trace, index, link, wish, begins, seed)
 
 
 def loss_tasks(photos: Sequence[Subject], sessions: int, packet_bytes: int = DEFAULT_PACKET_BYTES) -> Iterator[Task]:
