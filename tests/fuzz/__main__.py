@@ -180,6 +180,7 @@ _SHARES: Final = {
     "rpc-channel": 0.1,
     "rpc-set-link": 0.05,
     "rpc-transmitter": 0.1,
+    "rpc-taking-up": 0.03,
     "rpc-answers": 0.05,
     "rpc-transmitter-whole": 0.01,
 }

@@ -78,21 +78,22 @@ class Service:
         return decode
 
     def method(self, method: Method) -> Callable[[list[bytes]], list[bytes]]:
-        """A call of raw messages."""
+        """A call of raw messages; gives the answers that came, all of them unless the call was late."""
         kind = f"{'stream' if method.requests else 'unary'}_{'stream' if method.responses else 'unary'}"
         raw = {"request_serializer": None, "response_deserializer": None}
         call = getattr(self._channel, kind)(method.path, **raw)
 
         def run(messages: list[bytes]) -> list[bytes]:
             request = iter(messages) if method.requests else b"".join(messages[:1])
+            answers: list[bytes] = []
             try:
                 answer = call(request, timeout=method.timeout_s)
-                return list(answer) if method.responses else [answer]
+                answers += answer if method.responses else [answer]
             except grpc.RpcError as error:
                 self._judge(error, method)
-                return []
             finally:
                 self._check()
+            return answers
 
         return run
 

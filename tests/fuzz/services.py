@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final
 
+import grpc
 from google.protobuf.message import DecodeError
 from prometheus_client import CollectorRegistry
 
@@ -39,6 +40,7 @@ _MIB: Final = 1024 * 1024
 _ANY_PORT: Final = "127.0.0.1:0"
 _LIMITS: Final = RpcLimits(total=64)
 _FAST: Final = LinkSettings(rate_bps=1e9, propagation_s=0.0)
+_SLOW: Final = LinkSettings(rate_bps=2e5, propagation_s=0.005)
 
 
 # ---- receiver --------------------------------------------------------------------------------------
@@ -89,10 +91,10 @@ _HURRIED: Final = _RELAY._replace(timeout_s=0.1, may_be_late=True)
 
 
 @asynccontextmanager
-async def _channel(codecs: Sequence[str] = ("ladder",)) -> AsyncIterator[str]:
+async def _channel(codecs: Sequence[str] = ("ladder",), link: LinkSettings = _FAST) -> AsyncIterator[str]:
     """A channel with a receiver behind it."""
     async with _receiver(codecs) as receiver:
-        config = ChannelConfig(listen=_ANY_PORT, receiver=receiver, link=_FAST, limits=_LIMITS)
+        config = ChannelConfig(listen=_ANY_PORT, receiver=receiver, link=link, limits=_LIMITS)
         async with running(config, CollectorRegistry(), channel_service(config), LINK_OPTIONS) as address:
             yield address
 
@@ -150,8 +152,9 @@ def _usual_link() -> channel_pb2.SetLinkRequest:
 # ---- transmitter -----------------------------------------------------------------------------------
 
 _TRANSMITTER: Final = "/mmsc.v1.TransmitterService/"
+_TRANSMIT: Final = Method(_TRANSMITTER + "Transmit", responses=True)
 _TRANSMITTER_METHODS: Final = (
-    Method(_TRANSMITTER + "Transmit", responses=True),
+    _TRANSMIT,
     Method(_TRANSMITTER + "GetRelevance"),
     Method(_TRANSMITTER + "GetTransmitterInfo"),
 )
@@ -216,17 +219,46 @@ def whole_transmitter_calls() -> Target:
     return _transmitter_target("rpc-transmitter-whole", load_embedded, ("entropy", "ladder"))
 
 
-def _transmitter_target(name: str, extractor: Callable[[], RelevanceExtractor], codecs: Sequence[str]) -> Target:
-    @asynccontextmanager
-    async def context() -> AsyncIterator[str]:
-        loaded = extractor()
-        pipeline = Pipeline({codec: load_sender(codec) for codec in codecs}, {loaded.name: loaded})
-        async with _channel(codecs) as channel:
-            config = TransmitterConfig(listen=_ANY_PORT, channel=channel, limits=_LIMITS, jobs=1)
-            async with transmitter(config, pipeline) as address:
-                yield address
+def taking_up() -> Target:
+    """Requests that are left after some milliseconds, as the first string says, and then taken up again."""
+    service = Service(lambda: _transmitter(LeftHalf, ("ladder",), _SLOW))
+    hurried = [service.method(_TRANSMIT._replace(timeout_s=at / 1e3, may_be_late=True)) for at in (5, 30, 60, 120, 250)]
+    # Where nothing of the budget is left, not even a question, nobody can tell what has arrived.
+    again = service.method(_TRANSMIT._replace(failures=(grpc.StatusCode.DATA_LOSS,)))
+    corpus: list[Sample] = [
+        (bytes([number]), request.SerializeToString()) for number, request in enumerate(_transmit_requests())
+    ]
 
-    decode = Service(context).calls(_TRANSMITTER_METHODS)
+    def decode(sample: Sample) -> None:
+        first, *messages = sample
+        events = hurried[(first + b"\0")[0] % len(hurried)](messages)
+        made = [
+            event.plan for event in map(transmitter_pb2.TransmitResponse.FromString, events) if event.HasField("plan")
+        ]
+        request = transmitter_pb2.TransmitRequest.FromString(b"".join(messages[:1]))
+        request.options.transmission_id = made[0].transmission_id if made else "0badcafe"
+        for last in again([request.SerializeToString()])[-1:]:
+            assert transmitter_pb2.TransmitResponse.FromString(last).HasField("delivered")
+
+    change = message_change([transmitter_pb2.TransmitRequest], seal_png)
+    return Target("rpc-taking-up", corpus, decode, (RefusedError, DecodeError), 15.0, 256 * _MIB, change=change)
+
+
+@asynccontextmanager
+async def _transmitter(
+    extractor: Callable[[], RelevanceExtractor], codecs: Sequence[str], link: LinkSettings = _FAST
+) -> AsyncIterator[str]:
+    """A transmitter with a channel and a receiver behind it."""
+    loaded = extractor()
+    pipeline = Pipeline({codec: load_sender(codec) for codec in codecs}, {loaded.name: loaded})
+    async with _channel(codecs, link) as channel:
+        config = TransmitterConfig(listen=_ANY_PORT, channel=channel, limits=_LIMITS, jobs=1)
+        async with transmitter(config, pipeline) as address:
+            yield address
+
+
+def _transmitter_target(name: str, extractor: Callable[[], RelevanceExtractor], codecs: Sequence[str]) -> Target:
+    decode = Service(lambda: _transmitter(extractor, codecs)).calls(_TRANSMITTER_METHODS)
     change = message_change(_TRANSMITTER_REQUESTS, seal_png)
     return Target(name, _transmitter_corpus(), decode, (RefusedError,), 15.0, 768 * _MIB, change=change)
 
