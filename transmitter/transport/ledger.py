@@ -226,8 +226,9 @@ class Ledger:
 
     @property
     def in_flight_bytes(self) -> int:
-        """Handed over after the newest packet that is known to have arrived."""
-        return self.sent_bytes - (self._newest.end_bytes if self._newest else 0)
+        """Handed over after the newest packet that is known to have arrived, without those whose fate is known."""
+        later = self.sent_bytes - (self._newest.end_bytes if self._newest else 0)
+        return min(later, self.unresolved_bytes)
 
     def handed_since(self, entry: Entry) -> int:
         """How many packets were handed over after the last copy of one."""

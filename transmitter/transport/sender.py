@@ -34,6 +34,8 @@ __all__ = ["Acknowledged", "Sender", "first_budget", "first_packet_bytes"]
 
 _STEP_S: Final = 1e-3  # a clock's tick: waking is always later than now
 _LOOK_S: Final = 0.005  # at the channel's queue, if nothing is heard of it
+_SPARE_S: Final = 0.01  # before the channel's queue runs dry
+_MOST_QUEUE_S: Final = 4.0  # that an answer is allowed to wait in the channel's queue
 _SURE_PACKETS: Final = 10  # fates that say something of the losses
 _SURE_S: Final = 0.1  # busy seconds that say something of the rate
 _APART: Final = 3  # packets between two copies of a header
@@ -248,7 +250,7 @@ class Sender:
         if not self._closed:
             return None
         waiting = self._link.waiting_bytes(now)
-        if waiting > policy.queue_bytes(self._link.estimate):
+        if waiting > policy.queue_bytes(self._link.estimate) and not self._blind:
             return _Hold.QUEUE
         return None if self._in_time(waiting + size, now) else _Hold.TIME
 
@@ -262,16 +264,19 @@ class Sender:
         hopeless = self._blind or policy.rounds_left(self._settings, link, now) < 1
         if hopeless or entry.kind is PacketKind.HEADER or not ledger.unresolved_packets:
             return 0.0
-        reserve = self._header_reserve()
+        reserve = self._header_reserve(now)
         if entry.state is State.WAITING and policy.expects_loss(link, ledger.unresolved_packets + 1):
             reserve += link.loss_at_most * (ledger.unresolved_bytes + len(entry.data))
         return reserve
 
-    def _header_reserve(self) -> float:
-        """Bytes for the first header until it has arrived."""
-        needed = policy.sends_needed(self._link.estimate.loss_rate, policy.NO_HEADER)
+    def _header_reserve(self, now: float) -> float:
+        """Bytes for the first header until it has arrived; where it hardly gets lost, as long as that costs no time."""
+        link = self._link.estimate
+        needed = policy.sends_needed(link.loss_rate, policy.NO_HEADER)
+        if needed == 1 and self._link.waiting_bytes(now) <= link.rate_bps / 8 * _SPARE_S:
+            return 0.0
         return sum(
-            len(entry.data) * max(needed - entry.sends, 1 if needed > 1 else 0)
+            len(entry.data) * max(needed - entry.sends, 1)
             for entry in self._ledger.headers[0]
             if entry.state is not State.ARRIVED
         )
@@ -386,7 +391,7 @@ class Sender:
 
     def _timeout_s(self, now: float) -> float:
         link = self._link
-        queue_s = 8 * link.waiting_bytes(now) / link.estimate.rate_bps
+        queue_s = min(8 * link.waiting_bytes(now) / link.estimate.rate_bps, _MOST_QUEUE_S)
         return self._asking.timeout_s(link.meters.round_trip, queue_s, was_asked=self._was_asked)
 
     def _answer_matters(self, now: float) -> bool:
@@ -454,6 +459,9 @@ class Sender:
         times = [self._asking.due_s, self._replanning.wake_s(now)]
         if self._held is _Hold.QUEUE:
             times.append(max(link.drained_s(policy.queue_bytes(link.estimate), now), now + _LOOK_S))
+        if self._held is _Hold.RESERVE:
+            spare_bytes = link.estimate.rate_bps / 8 * _SPARE_S
+            times.append(max(link.drained_s(spare_bytes, now), now + _LOOK_S))
         if self._ledger.first_passed_s is not None:
             times.append(self._ledger.first_passed_s + link.allowance_s)
         if self._settings.deadline_s is not None:
