@@ -26,6 +26,7 @@ from transmitter.entropy_settings import EXACT_BELOW, Source
 from transmitter.planning import Earlier, check_earlier
 
 _PRICE: Final = DEFAULT_PRICE  # of a bit, in squared quantiser steps
+_MAP_BITS: Final = 10  # by which a level map grows with every patch that is sent once more, here and there
 _DEAD_ZONE: Final = 0.6  # coefficients below this part of a step come out as 0
 _STEP_ERROR: Final = 1 / 12  # of the others, in squared steps
 _ROUNDING: Final = 192 / 12 * 64**2  # what whole grey levels add to a patch's error, in coefficient units squared
@@ -70,7 +71,7 @@ class Served:
         """
         qualities = fineness + HALF_OCTAVE * source.offsets
         gains = self.errors - np.where(qualities < EXACT_BELOW, 0, _errors(source, qualities))
-        worth = gains * source.shares > _PRICE * _widths(qualities) ** 2 * self.factors * guess
+        worth = gains * source.shares > _PRICE * _widths(qualities) ** 2 * (self.factors * guess + _MAP_BITS)
         return np.asarray((self.qualities != QUALITY_SKIPPED) & ~(worth & (self.qualities != QUALITY_EXACT)))
 
 
