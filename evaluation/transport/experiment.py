@@ -64,6 +64,8 @@ class Row:
     """By the deadline, or in the end."""
     deliverable_bytes: int
     """That the link would have brought by the deadline, or the budget."""
+    deliverable_percent: float
+    """Of the raw photo."""
     masked_db: float
     """At the deadline, or in the end."""
     oracle_db: float | None
@@ -128,6 +130,7 @@ def _row(task: Task, photo: Subject, number: int, trial: Trial) -> Row:
         sent_bytes=outcome.sent_bytes,
         arrived_bytes=trial.arrived_bytes,
         deliverable_bytes=reachable,
+        deliverable_percent=100 * reachable / photo.raw_bytes,
         masked_db=photo.shown_db(trial.arrived),
         oracle_db=None if task.kind == "rate" else photo.oracle_db(reachable, wish.packet_bytes),
         last_arrival_s=outcome.last_arrival_s,

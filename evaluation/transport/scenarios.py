@@ -40,12 +40,15 @@ TRACE_SCENARIOS: Final = (
     TraceScenario("satellite", 1.0, 1 / 100),
     TraceScenario("satellite", 2.0, 1 / 100),
     TraceScenario("satellite", 4.0, 1 / 200),
-    TraceScenario("drone", 0.5, 1 / 20),
-    TraceScenario("drone", 1.0, 1 / 20),
+    TraceScenario("drone", 0.5, 1 / 8),
+    TraceScenario("drone", 1.0, 1 / 10),
     TraceScenario("drone", 2.0, 1 / 20),
     TraceScenario("drone", 4.0, 1 / 40),
 )
-"""Half of them could carry more than 1 to 5 % of a raw photo of 480x320, half less."""
+"""Half of them could carry more than 2 to 5 % of a raw photo of 480x320, half less."""
+
+LEAST_PERCENT: Final = 0.5
+"""Of raw: where a link could not even bring so much by the deadline, a transmission is counted apart."""
 
 TRACES: Final = tuple(dict.fromkeys(scenario.trace for scenario in TRACE_SCENARIOS))
 """Names of the traces."""
