@@ -160,6 +160,17 @@ def test_many_good_transmissions_make_it_sure_and_one_bad_one_does_not_unmake_it
     assert memory.estimate(1e6, 0.02, 21.0).loss_rate < 0.01
 
 
+def test_a_link_that_says_it_is_another_one_keeps_its_losses_alone() -> None:
+    memory = LinkMemory()
+    memory.learn(LinkEvidence(5e6, 0.1, 3.0, 500, 100, 90, 0.2), 1.0)
+    losses = memory.estimate(1e6, 0.02, 1.0).loss_rate
+    memory.forget_rate()
+    estimate, fresh = memory.estimate(1e6, 0.02, 1.0), LinkMemory().estimate(1e6, 0.02, 1.0)
+    assert (estimate.rate_bps, estimate.rate_spread) == (fresh.rate_bps, fresh.rate_spread)
+    assert estimate.round_trip_s == fresh.round_trip_s
+    assert estimate.loss_rate == losses > 0.15
+
+
 def test_a_transmission_that_saw_nothing_teaches_nothing() -> None:
     memory = LinkMemory()
     memory.learn(LinkEvidence(5e6, 0.1, 0.0, 0, 0, 0, None), 1.0)

@@ -66,11 +66,12 @@ class Carrier:
     def believed(self, link: channel_pb2.LinkSettings) -> LinkEstimate:
         """What is believed of the link, by what it claims and what earlier transmissions saw.
 
-        One that claims something else than before is another link, of which nothing is known.
+        Of one that claims another rate or delay than before, no other rate and delay are known.
         """
         claim = (link.rate_bps, link.propagation_s)
         if claim != self._claim:
-            self._memory, self._claim = LinkMemory(), claim
+            self._claim = claim
+            self._memory.forget_rate()
         return self._memory.estimate(link.rate_bps, link.propagation_s, now_s())
 
     def opened(self, transmission_id: int, changed: Callable[[], None] = lambda: None) -> RelayStream:
@@ -79,7 +80,7 @@ class Carrier:
 
     async def carry(self, undertaking: Undertaking, stream: RelayStream) -> AsyncGenerator[Event, None]:
         """Sends a picture, see `transmitter.sending.send`; what is left before its end can be taken up again."""
-        course, memory = undertaking.course, self._memory
+        course, claim = undertaking.course, self._claim
         before = replace(course.sender.stats) if course.sender is not None else SenderStats()
         resumed, messages, ended = course.resumed, course.heard.messages, False
         again = partial(self.opened, undertaking.job.transmission_id)
@@ -98,7 +99,8 @@ class Carrier:
                 self._metrics.resumptions.inc(course.resumed - resumed)
                 estimate = course.estimate or course.sender.estimate
                 self._metrics.heard(course.heard.messages - messages, estimate, course.heard.rate_bps)
-                memory.learn(course.sender.evidence, now_s())
+                if claim == self._claim:
+                    self._memory.learn(course.sender.evidence, now_s())
 
     def _observe(self, event: Event) -> None:
         if isinstance(event, Sent):

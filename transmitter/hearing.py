@@ -63,7 +63,7 @@ class Heard:
 
         Args:
             announced_patches: that any plan sends.
-            arrived_patches: known to have arrived.
+            arrived_patches: known to have arrived; one that came in two plans may count twice.
         """
         if self.latest is None:
             return None

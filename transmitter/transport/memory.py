@@ -51,6 +51,11 @@ class LinkMemory:
             self._round_trip(claim_propagation_s, now),
         )
 
+    def forget_rate(self) -> None:
+        """The link says that it has become another one: its rate and delay are learnt anew."""
+        self._rate_bits = self._rate_s = self._spread2_s = 0.0
+        self._round_trip_s, self._round_trip_at_s = math.inf, -math.inf
+
     def learn(self, evidence: LinkEvidence, now: float) -> None:
         """Takes what a transmission saw when it ended."""
         self._learn_rate(evidence, now)
