@@ -15,16 +15,19 @@ import pytest
 from fuzz.__main__ import ranges_of
 from fuzz.mutations import seal_packet, seal_png
 from fuzz.runner import Target, run
+from fuzz.samples import middle, photo
 from fuzz.targets import TARGETS
 from PIL import Image
 
-from shared.errors import InvalidInputError, PacketError, WeightsError
+from shared.errors import BudgetTooSmallError, InvalidInputError, PacketError, WeightsError
 from shared.level_map import CONTEXTS, LEVEL_MAP_FORMAT, load_tables
 from shared.levels import LEVEL_BYTES
 from shared.packets import Packet, PacketKind
 from shared.patches import PatchGrid
 from shared.pictures import png_bytes, read_picture, read_relevance
 from shared.weights import read_weights, write_weights
+from transmitter.codecs import load_sender
+from transmitter.planning import PlanRequest
 
 _INPUTS = {
     "packets": 600,
@@ -121,6 +124,14 @@ def test_a_picture_whose_colours_cannot_be_converted() -> None:
     Image.new("LAB", (9, 7)).save(buffer, "TIFF")
     with pytest.raises(InvalidInputError, match=r"options\.relevance_png: is damaged"):
         read_relevance(buffer.getvalue(), PatchGrid(9, 7))
+
+
+@pytest.mark.parametrize("codec", ["ladder", "entropy"])
+@pytest.mark.parametrize("budget", [0, 1])
+def test_a_budget_of_nothing_is_too_small(codec: str, budget: int) -> None:
+    prepared = load_sender(codec).prepare(photo(24, 16))
+    with pytest.raises(BudgetTooSmallError):
+        prepared.plan(middle(24, 16), PlanRequest(budget, 256))
 
 
 # ---- the fuzzer itself ------------------------------------------------------------------------------

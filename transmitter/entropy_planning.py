@@ -59,7 +59,7 @@ def plan_entropy(codec: EntropyCodec, image: UInt8Array, relevance: Float32Array
     share = _LAYER_SHARE if relevance.any() else _PLAIN_LAYER_SHARE
     source = prepare(codec, image, relevance, int(request.budget_bytes * share))
     trials = Trials(codec, source, request)
-    found = Search(trials, request.budget_bytes).run()
+    found = Search(trials, max(request.budget_bytes, 1)).run()  # nothing fits a byte, and nothing divides by it
     if found is None or not found.bodies:
         found = _layer_alone(codec, image, relevance, request)
     return Planned(_plan(found, request), trials)
@@ -82,7 +82,7 @@ def replan_entropy(learnt: Trials, request: PlanRequest, earlier: Sequence[Earli
     """
     source = replace(learnt.source, layer=b"")
     trials = replace(learnt, source=source, request=request, served=Served.of(earlier, source, learnt.factors))
-    found = Search(trials, request.budget_bytes).run()
+    found = Search(trials, max(request.budget_bytes, 1)).run()
     plan = _plan(found, request) if found else None
     return plan if plan and worth_sending(plan) else None
 
