@@ -280,6 +280,23 @@ async def test_a_deadline_that_passed_before_anything_arrived_is_missed():
     assert not end.deadline_met
 
 
+async def test_long_after_its_deadline_a_transmission_ends_by_what_was_heard(monkeypatch):
+    class Silent(FakeChannel):
+        async def Relay(self, request_iterator, context):
+            async for response in super().Relay(request_iterator, context):
+                if any(Packet.from_bytes(data).kind is PacketKind.REPORT for data in response.packets[1:]):
+                    await asyncio.Event().wait()
+                yield response
+
+    monkeypatch.setattr("transmitter.sending.LATE_S", 0.3)
+    async with _stub(Silent(delay_s=0.002)) as stub:
+        request = _request(budget=transmitter_pb2.Budget(deadline_s=0.3), options=SMALL)
+        end = delivered(await _events(stub, request))
+    assert end.deadline_met
+    assert end.outcome in {common_pb2.OUTCOME_COMPLETE, common_pb2.OUTCOME_PARTIAL}
+    assert end.received_patches > 0
+
+
 @pytest.mark.parametrize(
     ("changes", "field"),
     [

@@ -33,6 +33,9 @@ from transmitter.transport.sender import Sender
 PROGRESS_S: Final = 0.1
 """Least time between two words on how far a transmission has come."""
 
+LATE_S: Final = 10.0
+"""So long after its deadline a transmission waits for the report; then what was heard until then must do."""
+
 _LEAST_WAIT_S: Final = 0.001  # a timer in the past must not keep the event loop
 _BACKOFF_S: Final = (0.1, 2.0)  # between two tries to open a stream: at first, at most
 _MOST_EVENTS: Final = 64  # progress is left out while a client that reads slowly has so many to read
@@ -293,7 +296,9 @@ class _Driver:
         now, give_up_s = self._loop.time(), self._give_up_s
         if now >= give_up_s:
             raise self._stalled()
-        wake_s = self._course.sender.wake_s if self._course.sender is not None and not self._finished else math.inf
+        wake_s = self._late_s if now < self._late_s else math.inf
+        if self._course.sender is not None and not self._finished:
+            wake_s = min(wake_s, self._course.sender.wake_s)
         with contextlib.suppress(TimeoutError):
             until_s = max(min(wake_s, give_up_s), now + _LEAST_WAIT_S)
             async with asyncio.timeout_at(until_s if until_s < math.inf else None):
@@ -311,6 +316,11 @@ class _Driver:
             moved_s = min(moved_s, course.heard.heard_s)
         return moved_s + self._patience.stall_s
 
+    @property
+    def _late_s(self) -> float:
+        """When nobody waits for the report any longer; infinity without a deadline."""
+        return math.inf if self._course.deadline_s is None else self._course.deadline_s + LATE_S
+
     def _stalled(self) -> DeadlineError:
         return DeadlineError(f"nothing moved on the channel for {self._patience.stall_s:g} s")
 
@@ -322,8 +332,10 @@ class _Driver:
         if self._stream.ended:
             return self._stream.failure is None or (self._finished and self._stream.report is not None)
         report, sender = self._stream.report, self._course.sender
-        if report is None or sender is None or not self._finished:
+        if sender is None or not self._finished:
             return False
+        if report is None:
+            return self._loop.time() >= self._late_s and self._heard_report() is not None
         if report.outcome is not ReportOutcome.COMPLETE:
             # A receiver that had lost patience may have said so too.
             return self._stream.report_s >= self._finished_s
