@@ -152,7 +152,9 @@ def _usual_link() -> channel_pb2.SetLinkRequest:
 # ---- transmitter -----------------------------------------------------------------------------------
 
 _TRANSMITTER: Final = "/mmsc.v1.TransmitterService/"
-_TRANSMIT: Final = Method(_TRANSMITTER + "Transmit", responses=True)
+# DATA_LOSS: the receiver has not heard of the transmission: no time was left before its deadline, or no byte for a
+# question when it was taken up again.
+_TRANSMIT: Final = Method(_TRANSMITTER + "Transmit", responses=True, failures=(grpc.StatusCode.DATA_LOSS,))
 _TRANSMITTER_METHODS: Final = (
     _TRANSMIT,
     Method(_TRANSMITTER + "GetRelevance"),
@@ -223,8 +225,7 @@ def taking_up() -> Target:
     """Requests that are left after some milliseconds, as the first string says, and then taken up again."""
     service = Service(lambda: _transmitter(LeftHalf, ("ladder",), _SLOW))
     hurried = [service.method(_TRANSMIT._replace(timeout_s=at / 1e3, may_be_late=True)) for at in (5, 30, 60, 120, 250)]
-    # Where nothing of the budget is left, not even a question, nobody can tell what has arrived.
-    again = service.method(_TRANSMIT._replace(failures=(grpc.StatusCode.DATA_LOSS,)))
+    again = service.method(_TRANSMIT)
     corpus: list[Sample] = [
         (bytes([number]), request.SerializeToString()) for number, request in enumerate(_transmit_requests())
     ]
