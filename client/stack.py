@@ -48,7 +48,7 @@ class StackConfig:
     """Seconds until all three must be ready; importing torch takes most of them on a busy machine."""
 
     grace_s: float = 8.0
-    """Seconds from SIGTERM to SIGKILL."""
+    """Seconds from SIGTERM to SIGKILL, for each service."""
 
 
 class LocalStack:
@@ -108,12 +108,13 @@ class LocalStack:
             time.sleep(0.01)
 
     def stop(self) -> None:
-        """Stops the services, in the order in which packets flow."""
-        until_s = time.monotonic() + self._config.grace_s
+        """Stops the services one after the other, in the order in which packets flow.
+
+        What the transmitter still has under way needs the other two until the end.
+        """
         for child in self._children:
             child.ask_to_stop()
-        for child in self._children:
-            child.stop(until_s)
+            child.stop(time.monotonic() + self._config.grace_s)
 
     def _start(self, until_s: float) -> None:
         """Starts all at once: the two that import torch take seconds, and need only each other's addresses."""

@@ -29,6 +29,10 @@ SERVICES = {
     "fake_deaf": "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + READY + "time.sleep(600)\n",
     "fake_dead": "import sys\nprint('first', file=sys.stderr)\nsys.exit('fake: no weights')\n",
     "fake_mute": "import sys\nsys.exit(3)\n",
+    "fake_draining": "import signal, sys, time\n"
+    "def note(word):\n    open(sys.argv[2], 'a').write(f'{sys.argv[1]} {word}\\n')\n"
+    "def drain(*_):\n    note('stops')\n    time.sleep(0.1)\n    note('ended')\n    sys.exit()\n"
+    "signal.signal(signal.SIGTERM, drain)\n" + READY + "time.sleep(600)\n",
     "fake_slow": "import time\ntime.sleep(600)\n",
 }
 
@@ -148,6 +152,18 @@ def test_a_service_that_dies_later_ends_the_wait(monkeypatch):
         os.kill(running.pids["channel"], signal.SIGKILL)
         with pytest.raises(UnavailableError, match="channel ended with code -9"):
             running.wait()
+
+
+def test_services_that_others_still_need_stop_later(monkeypatch, tmp_path):
+    def run(self, name, _module, _arguments):
+        self._children.append(Child(name, "fake_draining", (name, str(tmp_path / "log")), ended=self._ended))
+
+    monkeypatch.setattr(LocalStack, "_run", run)
+    LocalStack().stop()
+    names = ("transmitter", "channel", "receiver")
+    assert (tmp_path / "log").read_text().split("\n")[:-1] == [
+        f"{n} {word}" for n in names for word in ("stops", "ended")
+    ]
 
 
 def test_an_address_of_elsewhere_is_refused():
