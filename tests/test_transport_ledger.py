@@ -5,7 +5,8 @@ import pytest
 from shared.feedback import Arrived, Feedback
 from shared.packets import PacketKind
 from tests.transport_fakes import ID, PATCHES, packed
-from transmitter.transport.ledger import Ledger, State
+from transmitter.transport.entries import State
+from transmitter.transport.ledger import Ledger
 
 
 def _ledger(packets: int = 10, header: int = 300) -> Ledger:

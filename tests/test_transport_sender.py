@@ -118,7 +118,7 @@ def _by_trace(name: str, deadline_s: float, starts: int) -> list[tuple[Course, f
 def test_by_the_deadline_most_of_what_a_trace_carries_is_there_and_nothing_comes_late(
     name: str, deadline_s: float
 ) -> None:
-    found = _by_trace(name, deadline_s, {"lte": 10, "drone": 6, "satellite": 3}[name])
+    found = _by_trace(name, deadline_s, {"lte": 8, "drone": 5, "satellite": 2}[name])
     used = [course.in_time_bytes / carried for course, carried in found if carried > 10_000]
     assert fmean(used) > 0.8
     assert sum(course.late_bytes > 0 for course, _ in found) <= 1
@@ -137,7 +137,7 @@ def test_when_the_rate_rises_it_is_used() -> None:
     rise = Schedule(((0.0, 2e5), (0.5, 1e6)))
     course = transmit(replace(LINK, model=rise), budget=10**7, deadline=2.0, estimate=replace(SURE, rate_bps=2e5))
     assert course.late_bytes == 0
-    assert course.in_time_bytes > 0.75 * (12_500 + 185_000)
+    assert course.in_time_bytes > 0.7 * (12_500 + 185_000)
 
 
 def test_during_an_outage_little_is_committed() -> None:

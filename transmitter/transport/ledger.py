@@ -9,13 +9,9 @@ WAITING ────► FLYING ────────────────�
 """
 
 import heapq
-from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from enum import Enum
-from operator import itemgetter
-from typing import Final, TypeAlias
+from typing import Final
 
 import numpy as np
 
@@ -23,87 +19,13 @@ from shared.arrays import BoolArray
 from shared.feedback import Arrived, Feedback
 from shared.packets import PACKET_HEADER_BYTES, PacketKind
 from transmitter.transport.contract import PackedRevision
+from transmitter.transport.entries import Entry, Handed, Name, Resolved, State, shows
 
 REORDERING: Final = 3
 """A packet is lost when it has not arrived although one handed over so many later has."""
 
 MAX_REORDERING: Final = 64
 """What that grows to where packets that were thought lost arrive after all."""
-
-Name: TypeAlias = tuple[PacketKind, int, int]
-"""Kind, revision and position."""
-
-
-class State(Enum):
-    """How far a packet has come."""
-
-    WAITING = "never handed over"
-    FLYING = "handed over"
-    LOST = "did not arrive, may be sent again"
-    ARRIVED = "arrived"
-    DROPPED = "given up"
-
-
-@dataclass(slots=True, eq=False)
-class Entry:
-    """A packet of the header or with patches."""
-
-    kind: PacketKind
-    revision: int
-    index: int
-    """Which of its revision's HEADER or PATCHES packets."""
-    position: int
-    patches: int
-    data: bytes
-    state: State = State.WAITING
-    sends: int = 0
-    flying: int = 0
-    """Copies of which nothing is known."""
-    kept: bool = True
-    """Whether it is sent again if it gets lost: no later revision holds its patches."""
-
-    @property
-    def rank(self) -> tuple[bool, int, int]:
-        """Sending order: headers first, then what was planned earlier."""
-        return self.kind is not PacketKind.HEADER, self.revision, self.index
-
-    @property
-    def is_open(self) -> bool:
-        """Whether it is to be sent, for the first time or again."""
-        return self.state in (State.WAITING, State.LOST)
-
-    def __lt__(self, other: "Entry") -> bool:
-        return self.rank < other.rank
-
-
-@dataclass(slots=True, eq=False)
-class Handed:
-    """One packet at the time it was handed over; a copy is another."""
-
-    order: int
-    name: Name
-    size: int
-    at_s: float
-    end_bytes: int
-    """Bytes handed over up to its end."""
-    entry: Entry | None
-    """None for POLL and REPAIR."""
-    alone: bool
-    """Whether no other packet had its name before."""
-    passed_s: float | None = None
-    """When it was first known that a later one had arrived."""
-
-
-@dataclass
-class Resolved:
-    """What feedback has brought to light."""
-
-    arrived: list[Handed] = field(default_factory=list)
-    lost: list[Handed] = field(default_factory=list)
-    newest: Handed | None = None
-    """The packet that came last, if it was handed over later than the last newest one."""
-    revived: int = 0
-    """Packets that had been taken for lost, and have arrived."""
 
 
 class Ledger:
@@ -336,7 +258,7 @@ class Ledger:
             entry.flying = 0
             there = entry.state is State.ARRIVED
             if feedback is not None and not self._unknown(entry, states):
-                there = _shows(states, entry)
+                there = shows(states, entry)
             self._set_arrived(entry, there=there)
 
     def _handed_last(self) -> Handed | None:
@@ -359,7 +281,7 @@ class Ledger:
 
     def _revive(self, states: dict[int, Arrived]) -> int:
         """Finds packets that were thought lost and have arrived, and their number."""
-        revived = [each for each in self._written_off if _shows(states, each)]
+        revived = [each for each in self._written_off if shows(states, each)]
         for entry in revived:
             self._arrive(entry)
         if revived:
@@ -383,7 +305,7 @@ class Ledger:
         reach = newest.order - (1 if newest.entry is None and self._reordering == REORDERING else self._reordering)
         for handed in self._unresolved:
             entry = handed.entry
-            if entry is not None and (entry.state is State.ARRIVED or _shows(states, entry)):
+            if entry is not None and (entry.state is State.ARRIVED or shows(states, entry)):
                 self._close(handed, found.arrived)
                 self._arrive(entry)
             elif entry is None and handed.order <= newest.order:
@@ -467,17 +389,6 @@ class Ledger:
             for entry in entries
             if entry.is_open or (entry.state is State.DROPPED and entry.kept)
         )
-
-
-def _shows(states: dict[int, Arrived], entry: Entry) -> bool:
-    """Whether feedback tells that a packet arrived."""
-    state = states.get(entry.revision)
-    if state is None:
-        return False
-    if entry.kind is PacketKind.HEADER:
-        return state.header
-    place = bisect_right(state.runs, entry.position, key=itemgetter(0)) - 1
-    return place >= 0 and entry.position + entry.patches <= state.runs[place][1]
 
 
 def _patches_of(expected: int, entries: Iterable[Entry]) -> BoolArray:

@@ -2,8 +2,9 @@
 
 from shared.feedback import Feedback
 from transmitter.transport.contract import LinkEstimate
+from transmitter.transport.entries import Handed, Resolved
 from transmitter.transport.estimates import LinkEvidence, Meters
-from transmitter.transport.ledger import Handed, Ledger, Resolved
+from transmitter.transport.ledger import Ledger
 from transmitter.transport.queue import LocalQueue
 
 _NEWS = 0.05

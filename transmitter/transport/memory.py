@@ -13,13 +13,14 @@ from transmitter.transport.estimates import (
     upper_bound,
 )
 
-RATE_HALF_LIFE_S: Final = 30.0
+RATE_HALF_LIFE_S: Final = 15.0
 LOSS_HALF_LIFE_S: Final = 600.0
 ROUND_TRIP_LIFE_S: Final = 600.0
 
 _CLAIM_S: Final = 0.3  # for how many busy seconds a claimed rate stands
 _CLAIM_SPREAD: Final = 0.3
-_MOST_S: Final = 3.0  # busy seconds that are remembered at most
+_MOST_STRAYED2: Final = 0.25
+_MOST_S: Final = 2.0  # busy seconds that are remembered at most
 _MOST_PACKETS: Final = 2_000.0
 
 
@@ -27,7 +28,7 @@ class LinkMemory:
     """Rate, losses and round trip, learnt by transmissions that ended; belongs to one channel."""
 
     def __init__(self) -> None:
-        self._rate_bits = self._rate_s = self._spread2_s = 0.0
+        self._rate_log_s = self._rate_s = self._spread2_s = 0.0
         self._rate_at_s = self._loss_at_s = self._round_trip_at_s = -math.inf
         self._packets = self._lost = self._bursts = 0.0
         self._round_trip_s = math.inf
@@ -42,10 +43,12 @@ class LinkMemory:
         """
         kept = _kept(now - self._rate_at_s, RATE_HALF_LIFE_S)
         seconds = self._rate_s * kept + _CLAIM_S
-        rate_bps = (self._rate_bits * kept + claim_rate_bps * _CLAIM_S) / seconds
+        # Of rates far apart the geometric mean: a tenth of a claim a hundred times too high must not count for ten.
+        claim_bps = max(claim_rate_bps, MIN_RATE_BPS)
+        strayed_log_s = (self._rate_log_s - math.log(claim_bps) * self._rate_s) * kept
         spread2 = (self._spread2_s * kept + _CLAIM_SPREAD**2 * _CLAIM_S) / seconds
         return LinkEstimate(
-            max(rate_bps, MIN_RATE_BPS),
+            claim_bps * math.exp(strayed_log_s / seconds),
             math.sqrt(spread2),
             *self._losses(now),
             self._round_trip(claim_propagation_s, now),
@@ -53,7 +56,7 @@ class LinkMemory:
 
     def forget_rate(self) -> None:
         """The link says that it has become another one: its rate and delay are learnt anew."""
-        self._rate_bits = self._rate_s = self._spread2_s = 0.0
+        self._rate_log_s = self._rate_s = self._spread2_s = 0.0
         self._round_trip_s, self._round_trip_at_s = math.inf, -math.inf
 
     def learn(self, evidence: LinkEvidence, now: float) -> None:
@@ -68,12 +71,15 @@ class LinkMemory:
 
     def _learn_rate(self, evidence: LinkEvidence, now: float) -> None:
         new_s = min(evidence.busy_s, _MOST_S)
+        rate_log = math.log(max(evidence.rate_bps, MIN_RATE_BPS))
         kept = _kept(now - self._rate_at_s, RATE_HALF_LIFE_S)
+        strayed2 = 0.0
         if self._rate_s:
+            strayed2 = min((rate_log - self._rate_log_s / self._rate_s) ** 2, _MOST_STRAYED2)
             kept *= min(1.0, max(_MOST_S - new_s, 0.0) / self._rate_s)
         self._rate_s = self._rate_s * kept + new_s
-        self._rate_bits = self._rate_bits * kept + evidence.rate_bps * new_s
-        self._spread2_s = self._spread2_s * kept + evidence.rate_spread**2 * new_s
+        self._rate_log_s = self._rate_log_s * kept + rate_log * new_s
+        self._spread2_s = self._spread2_s * kept + (evidence.rate_spread**2 + strayed2) * new_s
         self._rate_at_s = now
 
     def _learn_losses(self, evidence: LinkEvidence, now: float) -> None:

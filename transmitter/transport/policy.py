@@ -33,11 +33,12 @@ WORTH_REPAIR: Final = 0.005
 """Fewer losses are not worth repair packets."""
 
 _PACKETS: Final = 16  # of a plan before a deadline, unless they would be
-_SMALL_BYTES: Final = 500
+_SMALL_BYTES: Final = 350
 _WINDOW_SPARE_S: Final = FEEDBACK_S + 0.05
 _WINDOW_PACKETS: Final = 4
 _CAUTION: Final = 0.3  # a plan is made for so many standard deviations below the mean rate
-_DOUBT: Final = 3.0  # by so many standard deviations the rate may be lower while a packet is under way
+_LEAST_SPREAD: Final = 0.12  # a rate that was steady so far may still drop
+_DOUBT: Final = 4.0  # by so many standard deviations the rate may be lower while a packet is under way
 _MARGIN_S: Final = 0.01  # of the last packet before the deadline
 
 
@@ -132,7 +133,7 @@ def in_time(settings: SenderSettings, link: LinkEstimate, recent_bps: float, wai
     """Whether what waits will have arrived by the deadline, even at a rate that is clearly lower than of late."""
     if settings.deadline_s is None:
         return True
-    slow_bps = recent_bps / (1 + _DOUBT * min(link.rate_spread, 1.0))
+    slow_bps = recent_bps / (1 + _DOUBT * min(max(link.rate_spread, _LEAST_SPREAD), 1.0))
     return now + 8 * waiting_bytes / slow_bps + one_way_s(link) + _MARGIN_S <= settings.deadline_s
 
 

@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 from shared.repair import MAX_BLOCK, parity_for, repair_packet_bytes, repair_packets
 from transmitter.transport.contract import LinkEstimate, PatchesPacket
-from transmitter.transport.ledger import Entry
+from transmitter.transport.entries import Entry
 
 BLOCK_FAILURE: Final = 0.1
 """How often a block may stay incomplete: less would cost more packets than it saves."""

@@ -71,6 +71,11 @@ class LocalQueue:
         return (self._sizes[0], now - self._since_s) if self._sizes and self.known_bytes else (0, 0.0)
 
     @property
+    def has_departed(self) -> bool:
+        """Whether anything has, or nothing was handed over that could."""
+        return self._departed_bytes > 0 or not self._handed_bytes
+
+    @property
     def known_bytes(self) -> int:
         """Waiting or on the link, by what is known to have departed."""
         return self._handed_bytes - self._departed_bytes

@@ -8,7 +8,6 @@ give ─► what may go? ─► ledger ─► packets      take ─► ledger: a
 """
 
 import math
-from enum import Enum
 from typing import Final, NamedTuple
 
 from shared.arrays import BoolArray
@@ -23,8 +22,10 @@ from transmitter.transport.contract import (
     SenderSettings,
     SenderStats,
 )
+from transmitter.transport.entries import Entry, State
 from transmitter.transport.estimates import LinkEvidence
-from transmitter.transport.ledger import Entry, Ledger, State
+from transmitter.transport.holding import Hold, Holding
+from transmitter.transport.ledger import Ledger
 from transmitter.transport.link import LinkView
 from transmitter.transport.policy import POLL_BYTES, first_budget, first_packet_bytes
 from transmitter.transport.protection import Protection
@@ -34,7 +35,6 @@ __all__ = ["Acknowledged", "Sender", "first_budget", "first_packet_bytes"]
 
 _STEP_S: Final = 1e-3  # a clock's tick: waking is always later than now
 _LOOK_S: Final = 0.005  # at the channel's queue, if nothing is heard of it
-_SPARE_S: Final = 0.01  # before the channel's queue runs dry
 _MOST_QUEUE_S: Final = 4.0  # that an answer is allowed to wait in the channel's queue
 _SURE_PACKETS: Final = 10  # fates that say something of the losses
 _SURE_S: Final = 0.1  # busy seconds that say something of the rate
@@ -48,18 +48,6 @@ class Acknowledged(NamedTuple):
     """Of HEADER and PATCHES packets, their packet headers included."""
     patches: int
     """Of every revision: a patch that arrived in two counts twice."""
-
-
-class _Hold(Enum):
-    """Why a packet does not go."""
-
-    ROOM = "no credit"
-    QUEUE = "enough waits in the channel's queue"
-    WINDOW = "enough is under way"
-    TIME = "would be late"
-    RESERVE = "bytes are kept for what may be lost"
-    PAUSE = "a new plan will hold its patches"
-    NOTHING = "nothing is to be sent"
 
 
 class Sender:
@@ -81,14 +69,15 @@ class Sender:
         self.wake_s = now
         self._settings, self._id = settings, transmission_id
         self._ledger, self._link = Ledger(), LinkView(link, now)
+        self._holding = Holding(settings, self._ledger, self._link)
         self._ledger.add(first)
         self._replanning = Replanning(settings, now)
         self._asking = Asking(hurry=settings.deadline_s is not None)
         self._protection = Protection(transmission_id, settings.packet_bytes)
         self._copies = [policy.header_copies(settings, link, now)]
-        self._polls = self._forgotten_bytes = 0
-        self._rejoining = self._blind = False
-        self._held: _Hold | None = _Hold.NOTHING
+        self._polls = 0
+        self._rejoining = False
+        self._held: Hold | None = Hold.NOTHING
         self._note()
 
     # ---- what the edge calls -----------------------------------------------------------------------
@@ -121,7 +110,7 @@ class Sender:
             self._rejoin(feedback)
         if self._link.hear(feedback, self._ledger, now).newest is not None:
             self._asking.answered()
-            self._blind = False
+            self._holding.blind = False
             if self._ledger.unresolved_packets:
                 self._asking.expect(now, self._timeout_s(now))
         self._settle(now)
@@ -190,7 +179,7 @@ class Sender:
 
     def _next(self, now: float, room_bytes: int) -> bytes | None:
         """The next packet, if any may go."""
-        if self._rejoining and self._poll_due(_Hold.NOTHING, now, room_bytes):
+        if self._rejoining and self._poll_due(Hold.NOTHING, now, room_bytes):
             return self._poll(now)
         if self._rejoining:
             return None
@@ -199,13 +188,13 @@ class Sender:
             self._protection.end_block(self._link.estimate)
         if self._protection.ready is not None:
             return self._repair(now, room_bytes)
-        self._held = self._why_not(entry, now, room_bytes)
+        self._held = self._holding.why_not(entry, now, room_bytes, pauses=self._replanning.pauses(now))
         if entry is not None and self._held is None:
             return self._hand(entry, now)
-        saw = not self._blind
+        saw = not self._holding.blind
         if self._poll_due(self._held, now, room_bytes):
             return self._poll(now)
-        return self._next(now, room_bytes) if self._blind and saw else None
+        return self._next(now, room_bytes) if self._holding.blind and saw else None
 
     def _next_entry(self) -> Entry | None:
         """The most important packet that the bytes suffice for."""
@@ -228,58 +217,6 @@ class Sender:
         """Whether enough packets lie between, so that one row of losses does not take both."""
         apart = max(_APART, math.ceil(self._link.estimate.burst_packets))
         return self._ledger.handed_since(entry) >= apart or self._ledger.next_open() is None
-
-    def _why_not(self, entry: Entry | None, now: float, room_bytes: int) -> _Hold | None:
-        """Why a packet does not go, if so."""
-        if entry is None:
-            return _Hold.NOTHING
-        size, link = len(entry.data), self._link.estimate
-        crowded = self._too_many(size, now, room_bytes)
-        if crowded is not None or not self._closed:
-            return crowded
-        if self._under_way > policy.window_bytes(link, self._settings.packet_bytes) and not self._blind:
-            return _Hold.WINDOW
-        if self._left - size < self._reserve(entry, now):
-            return _Hold.RESERVE
-        return _Hold.PAUSE if self._replanning.pauses(now) and not entry.kept else None
-
-    def _too_many(self, size: int, now: float, room_bytes: int) -> _Hold | None:
-        """Whether so many bytes are more than the channel takes, or more than it should have to keep."""
-        if size > room_bytes:
-            return _Hold.ROOM
-        if not self._closed:
-            return None
-        waiting = self._link.waiting_bytes(now)
-        if waiting > policy.queue_bytes(self._link.estimate) and not self._blind:
-            return _Hold.QUEUE
-        return None if self._in_time(waiting + size, now) else _Hold.TIME
-
-    def _in_time(self, waiting_bytes: float, now: float) -> bool:
-        link = self._link
-        return policy.in_time(self._settings, link.estimate, link.recent_bps(now), waiting_bytes, now)
-
-    def _reserve(self, entry: Entry, now: float) -> float:
-        """Bytes that must be left after a packet, for what may turn out to be lost."""
-        ledger, link = self._ledger, self._link.estimate
-        hopeless = self._blind or policy.rounds_left(self._settings, link, now) < 1
-        if hopeless or entry.kind is PacketKind.HEADER or not ledger.unresolved_packets:
-            return 0.0
-        reserve = self._header_reserve(now)
-        if entry.state is State.WAITING and policy.expects_loss(link, ledger.unresolved_packets + 1):
-            reserve += link.loss_at_most * (ledger.unresolved_bytes + len(entry.data))
-        return reserve
-
-    def _header_reserve(self, now: float) -> float:
-        """Bytes for the first header until it has arrived; where it hardly gets lost, as long as that costs no time."""
-        link = self._link.estimate
-        needed = policy.sends_needed(link.loss_rate, policy.NO_HEADER)
-        if needed == 1 and self._link.waiting_bytes(now) <= link.rate_bps / 8 * _SPARE_S:
-            return 0.0
-        return sum(
-            len(entry.data) * max(needed - entry.sends, 1)
-            for entry in self._ledger.headers[0]
-            if entry.state is not State.ARRIVED
-        )
 
     # ---- handing over ------------------------------------------------------------------------------
 
@@ -309,8 +246,8 @@ class Sender:
         repair = self._protection.ready
         assert repair is not None
         size = len(repair.data)
-        self._held = self._too_many(size, now, room_bytes)
-        if self._held is _Hold.TIME or size > self._left:
+        self._held = self._holding.too_many(size, now, room_bytes)
+        if self._held is Hold.TIME or size > self._left:
             self._protection.give_up()
             return self._next(now, room_bytes)
         if self._held is not None:
@@ -325,7 +262,7 @@ class Sender:
         self._link.queue.hand(size, now)
         self.stats.sent_bytes += size
         self.stats.sent_packets += 1
-        if self._closed and not self._blind:
+        if self._closed and not self._holding.blind:
             self._asking.expect(now, self._timeout_s(now))
 
     def _protects(self, entry: Entry, now: float) -> bool:
@@ -339,13 +276,13 @@ class Sender:
         if not self._protects(entry, now) or not self._protection.continues(entry):
             return False
         size = len(entry.data) + self._protection.repair_bytes_with(entry, self._link.estimate)
-        return size <= self._left and self._in_time(self._link.waiting_bytes(now) + size, now)
+        return size <= self._left and self._holding.in_time(self._link.waiting_bytes(now) + size, now)
 
     # ---- asking for feedback -----------------------------------------------------------------------
 
-    def _poll_due(self, hold: _Hold | None, now: float, room_bytes: int) -> bool:
+    def _poll_due(self, hold: Hold | None, now: float, room_bytes: int) -> bool:
         """Whether to ask: at the end of what can be sent for now, and where no answer comes."""
-        if not self._closed or self._blind:
+        if not self._closed or self._holding.blind:
             return False
         if self._asking.due_s <= now:
             return self._run_out(now, room_bytes)
@@ -354,8 +291,8 @@ class Sender:
         if self._asking.more or self._rejoining:
             return self._asking.more > 0
         last = self._ledger.last_handed
-        ends = hold in (_Hold.NOTHING, _Hold.RESERVE) and self._left - POLL_BYTES >= self._ledger.open_bytes
-        asks = (ends or hold is _Hold.PAUSE) and last is not None and last.entry is not None
+        ends = hold in (Hold.NOTHING, Hold.RESERVE) and self._left - POLL_BYTES >= self._ledger.open_bytes
+        asks = (ends or hold is Hold.PAUSE) and last is not None and last.entry is not None
         return asks and self._answer_matters(now)
 
     def _run_out(self, now: float, room_bytes: int) -> bool:
@@ -368,7 +305,7 @@ class Sender:
             return False
         asking.ran_out(was_asked=self._was_asked)
         if self._hurry:
-            self._forgotten_bytes = ledger.sent_bytes
+            self._holding.forget()
         if self._rejoining and asking.unanswered >= MAX_UNANSWERED // 2:
             self._rejoin(None)
         elif asking.hopeless:
@@ -379,7 +316,7 @@ class Sender:
 
     def _give_up_asking(self) -> None:
         """Nothing will be heard any more: the rest is sent, the headers that may be missing several times."""
-        self._blind, self._asking.due_s = True, math.inf
+        self._holding.blind, self._asking.due_s = True, math.inf
         needed = policy.sends_needed(self._link.estimate.loss_at_most, policy.NO_HEADER)
         self._copies = [max(copies, needed) for copies in self._copies]
 
@@ -410,7 +347,7 @@ class Sender:
 
     def _wish(self, now: float) -> Prospect | None:
         """What a new plan could do, if one is worth having now."""
-        if self.done or not self._closed or self._rejoining or self._blind or not self._sure:
+        if self.done or not self._closed or self._rejoining or self._holding.blind or not self._sure:
             return None
         if len(self._ledger.revisions) >= MAX_REVISIONS:
             return None
@@ -444,24 +381,23 @@ class Sender:
             return True
         if self._replanning.outstanding or self._rejoining or self._ledger.open_bytes or not self._protection.idle:
             return False
-        if self._ledger.unresolved_packets and not self._blind and self._answer_matters(now):
+        if self._ledger.unresolved_packets and not self._holding.blind and self._answer_matters(now):
             return False
         return self._wish(now) is None
 
     def _too_late(self, now: float) -> bool:
         """Whether nothing that goes now can arrive in time."""
-        idle = self._held is _Hold.TIME and not self._link.queue.known_bytes
-        return not self._in_time(self._ledger.smallest_open_bytes() if idle else 0, now)
+        idle = self._held is Hold.TIME and not self._link.queue.known_bytes
+        return not self._holding.in_time(self._ledger.smallest_open_bytes() if idle else 0, now)
 
     def _wake_at(self, now: float) -> float:
         """When something changes by itself."""
         link = self._link
         times = [self._asking.due_s, self._replanning.wake_s(now)]
-        if self._held is _Hold.QUEUE:
+        if self._held is Hold.QUEUE:
             times.append(max(link.drained_s(policy.queue_bytes(link.estimate), now), now + _LOOK_S))
-        if self._held is _Hold.RESERVE:
-            spare_bytes = link.estimate.rate_bps / 8 * _SPARE_S
-            times.append(max(link.drained_s(spare_bytes, now), now + _LOOK_S))
+        if self._held is Hold.RESERVE:
+            times.append(max(link.drained_s(self._holding.spare_bytes, now), now + _LOOK_S))
         if self._ledger.first_passed_s is not None:
             times.append(self._ledger.first_passed_s + link.allowance_s)
         if self._settings.deadline_s is not None:
@@ -478,9 +414,4 @@ class Sender:
 
     @property
     def _left(self) -> int:
-        return self._settings.budget_bytes - self._ledger.sent_bytes
-
-    @property
-    def _under_way(self) -> int:
-        """Handed over, neither overtaken nor so long ago that it must be there or lost."""
-        return min(self._ledger.in_flight_bytes, self._ledger.sent_bytes - self._forgotten_bytes)
+        return self._holding.left
