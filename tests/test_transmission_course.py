@@ -20,8 +20,7 @@ from transmitter.hearing import Heard
 from transmitter.metrics import TransmitterMetrics
 from transmitter.pipeline import Job, Pipeline, StageClock
 from transmitter.replanning import Reason, open_bytes
-from transmitter.sending import batches
-from transmitter.streams import MAX_MESSAGE_BYTES, message_size
+from transmitter.streams import MAX_MESSAGE_BYTES, batches, message_size
 from transmitter.transport.contract import LinkEstimate, RevisionWanted, SenderStats
 from transmitter.undertakings import KEPT, KEPT_S, Undertaking, Unfinished, request_digest
 

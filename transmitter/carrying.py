@@ -15,9 +15,10 @@ from shared.connections import Connection
 from shared.rpc_errors import from_rpc
 from shared.stubs.mmsc.v1 import channel_pb2, channel_pb2_grpc
 from transmitter.config import TransmitterConfig
+from transmitter.course import Course, Ended, Event, Replanned, Sent
 from transmitter.metrics import DEADLINES, TransportMetrics
 from transmitter.pipeline import Job, PlanStage
-from transmitter.sending import Course, Ended, Event, Patience, Replanned, Sent, send
+from transmitter.sending import Patience, send
 from transmitter.streams import RelayStream, message_size
 from transmitter.transport.contract import LinkEstimate, SenderSettings, SenderStats
 from transmitter.transport.memory import LinkMemory

@@ -14,10 +14,10 @@ from shared.pictures import png_bytes
 from shared.reports import Report
 from shared.stubs.mmsc.v1 import channel_pb2, common_pb2, transmitter_pb2
 from transmitter.budget import Budget
+from transmitter.course import Ended, Replanned, Sent
 from transmitter.pipeline import Job, PlanStage, RelevanceStage
 from transmitter.planning import Plan
 from transmitter.replanning import Reason
-from transmitter.sending import Ended, Replanned, Sent
 from transmitter.transport.contract import LinkEstimate
 from transmitter.undertakings import Undertaking
 

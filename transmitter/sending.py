@@ -15,19 +15,17 @@ import asyncio
 import contextlib
 import math
 import random
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import Final, TypeAlias
 
-import numpy as np
-
 from shared.errors import BusyError, DeadlineError, StreamError
-from shared.reports import Report, ReportOutcome
-from transmitter.hearing import Heard
-from transmitter.replanning import Replanner, Revised
-from transmitter.streams import RelayStream
-from transmitter.transport.contract import LinkEstimate, RevisionWanted, SenderStats
+from shared.reports import ReportOutcome
+from transmitter.course import Course, Ended, Event, Replanned
+from transmitter.replanning import Revised
+from transmitter.streams import RelayStream, batches
+from transmitter.transport.contract import RevisionWanted
 from transmitter.transport.sender import Sender
 
 PROGRESS_S: Final = 0.1
@@ -48,41 +46,6 @@ Open: TypeAlias = Callable[[Callable[[], None]], RelayStream]
 
 
 @dataclass(frozen=True)
-class Sent:
-    """How far a transmission has come on this side of the channel."""
-
-    sent_bytes: int
-    """Handed to the channel, on all streams."""
-    departed_bytes: int
-    """Left the channel's queue onto the link."""
-    acknowledged_bytes: int
-    """Known to have arrived."""
-    estimate: LinkEstimate
-
-
-@dataclass(frozen=True)
-class Replanned:
-    """A new plan is about to be sent."""
-
-    revised: Revised
-    estimate: LinkEstimate
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a transmission ended."""
-
-    report: Report
-    """The receiver's last word, or what is known where that was lost."""
-    stats: SenderStats
-    deadline_met: bool | None
-    """Whether there was a picture by the deadline, and nothing came after it; None: there was no deadline."""
-
-
-Event: TypeAlias = Sent | Replanned | Ended
-
-
-@dataclass(frozen=True)
 class Patience:
     """How long a transmission is waited for."""
 
@@ -90,30 +53,6 @@ class Patience:
     """Seconds without any movement after which it is given up."""
     resume_s: float = 0.0
     """Seconds for which a stream that broke is opened again; 0: not at all."""
-
-
-@dataclass(eq=False)
-class Course:
-    """A transmission as far as it has come; it may be taken up again on another stream, or by another call."""
-
-    replanner: Replanner
-    begin: Callable[[float], Sender]
-    """Makes the sender when the first byte may be sent, on the event loop's clock."""
-    message_bytes: int
-    """How many bytes of packets go in one message."""
-    allowed_s: float | None = None
-    """Seconds from then to the deadline; None: there is none."""
-    closed_loop: bool = True
-    """Whether the sender reacts to feedback, and cannot do without."""
-    sender: Sender | None = None
-    """None before the channel has answered."""
-    deadline_s: float | None = None
-    """On the event loop's clock, once sending has begun."""
-    estimate: LinkEstimate | None = None
-    """What was last believed of the link while there was something to send; who only waits learns nothing."""
-    resumed: int = 0
-    """How often it was taken up."""
-    heard: Heard = field(default_factory=Heard)
 
 
 async def send(
@@ -196,22 +135,15 @@ class _Driver:
 
     def _begun(self) -> Sender:
         """The sender, which begins or goes on when the channel has answered."""
-        course, now = self._course, self._loop.time()
-        if course.sender is None:
-            course.sender = course.begin(now)
-            course.deadline_s = None if course.allowed_s is None else now + course.allowed_s
-            course.heard.heard_s = now
-        elif self._taken_up:
-            self._rejoin(course.sender)
+        sender = self._course.begun(self._loop.time())
+        if self._taken_up:
+            self._rejoin(sender)
         self._taken_up = False
-        return course.sender
+        return sender
 
     def _rejoin(self, sender: Sender) -> None:
-        self._course.resumed += 1
-        self._course.heard.begin_again()
-        self._finished = False
-        self._moved_s = self._course.heard.heard_s = self._loop.time()
-        sender.reconnected(self._moved_s)
+        self._finished, self._moved_s = False, self._loop.time()
+        self._course.go_on(sender, self._moved_s)
 
     def _hear(self) -> None:
         sender = self._course.sender
@@ -278,14 +210,7 @@ class _Driver:
             return
         self._told_s = now
         departed_bytes = self._departed_before + self._stream.departed_bytes
-        self.events.put_nowait(
-            Sent(
-                sender.stats.sent_bytes,
-                departed_bytes,
-                sender.acknowledged.bytes,
-                self._course.estimate or sender.estimate,
-            )
-        )
+        self.events.put_nowait(self._course.sent(sender, departed_bytes))
 
     async def _wait(self) -> None:
         """Until something comes, or it is time to do or to say something.
@@ -335,7 +260,7 @@ class _Driver:
         if sender is None or not self._finished:
             return False
         if report is None:
-            return self._loop.time() >= self._late_s and self._heard_report() is not None
+            return self._loop.time() >= self._late_s and self._course.heard_report() is not None
         if report.outcome is not ReportOutcome.COMPLETE:
             # A receiver that had lost patience may have said so too.
             return self._stream.report_s >= self._finished_s
@@ -347,28 +272,10 @@ class _Driver:
 
     def _outcome(self) -> Ended:
         """By the receiver's last report; where it was lost, by what feedback tells."""
-        sender, report = self._course.sender, self._stream.report or self._heard_report()
+        sender, report = self._course.sender, self._stream.report or self._course.heard_report()
         if sender is None or report is None:
             raise StreamError("the channel closed without a report from the receiver")
-        stats = replace(sender.stats, estimate=self._course.estimate or sender.estimate)
-        return Ended(report, stats, self._deadline_met(sender, report))
-
-    def _deadline_met(self, sender: Sender, report: Report) -> bool | None:
-        course = self._course
-        if course.deadline_s is None:
-            return None
-        round_trip_s = sender.estimate.round_trip_s
-        last_s = course.heard.last_arrival_s(round_trip_s)
-        if last_s is None:
-            last_s = self._stream.report_s - report.reconstruct_s - round_trip_s / 2
-        return report.outcome is not ReportOutcome.FAILED and last_s <= course.deadline_s
-
-    def _heard_report(self) -> Report | None:
-        course = self._course
-        if course.sender is None:
-            return None
-        announced = int(np.count_nonzero(course.replanner.levels))
-        return course.heard.report(announced, course.sender.acknowledged.patches)
+        return self._course.ended(sender, report, self._stream.report_s)
 
     # ---- a stream that broke -----------------------------------------------------------------------
 
@@ -413,20 +320,6 @@ class _Driver:
                     self._changed.clear()
                     await self._changed.wait()
         return self._stream.granted and not self._stream.ended
-
-
-def batches(packets: Iterable[bytes], limit_bytes: int) -> Iterator[list[bytes]]:
-    """Groups packets into messages of at most `limit_bytes` (or one packet, if that is larger)."""
-    batch: list[bytes] = []
-    size = 0
-    for packet in packets:
-        if batch and size + len(packet) > limit_bytes:
-            yield batch
-            batch, size = [], 0
-        batch.append(packet)
-        size += len(packet)
-    if batch:
-        yield batch
 
 
 def _pauses() -> Iterator[float]:

@@ -23,6 +23,7 @@ from shared.telemetry import new_registry
 from shared.tracing import Tracer, span, tracer_for
 from transmitter.carrying import Carrier, course_of, first_bytes
 from transmitter.config import TransmitterConfig
+from transmitter.course import Ended, Event, Sent
 from transmitter.messages import (
     delivered_message,
     job_from,
@@ -34,7 +35,6 @@ from transmitter.messages import (
 )
 from transmitter.metrics import TransmitterMetrics
 from transmitter.pipeline import MAX_QUERY_CHARACTERS, Job, Pipeline, PlanStage, RelevanceStage, StageClock
-from transmitter.sending import Ended, Event, Sent
 from transmitter.transport.contract import LinkEstimate
 from transmitter.undertakings import Undertaking, request_digest
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final, TypeAlias
 
 import grpc
@@ -32,6 +32,20 @@ _BROKEN: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.S
 def message_size(link: channel_pb2.LinkSettings) -> int:
     """How many bytes of packets to hand over in one message; never more than half the channel's queue."""
     return int(min(link.rate_bps / 8 * MESSAGE_S, MAX_MESSAGE_BYTES, link.queue_bytes // 2))
+
+
+def batches(packets: Iterable[bytes], limit_bytes: int) -> Iterator[list[bytes]]:
+    """Groups packets into messages of at most `limit_bytes` (or one packet, if that is larger)."""
+    batch: list[bytes] = []
+    size = 0
+    for packet in packets:
+        if batch and size + len(packet) > limit_bytes:
+            yield batch
+            batch, size = [], 0
+        batch.append(packet)
+        size += len(packet)
+    if batch:
+        yield batch
 
 
 class RelayStream:

@@ -8,8 +8,8 @@ from typing import Final
 
 from shared.errors import DeadlineError, InvalidInputError, NotFoundError
 from shared.stubs.mmsc.v1 import channel_pb2, transmitter_pb2
+from transmitter.course import Course
 from transmitter.pipeline import Job, PlanStage
-from transmitter.sending import Course
 
 KEPT_S: Final = 600.0
 """Seconds after which one that nobody takes up is forgotten."""
