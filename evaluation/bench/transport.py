@@ -3,12 +3,15 @@
 Transmissions of photos with the real codec over the emulated link: how long delivery takes at constant rates, what
 is there at deadlines under the shipped traces, and what losses cost; each with feedback and without. Virtual time
 makes the figures independent of this machine's speed. PSNR is that of the region that was asked for, capped at 60 dB
-where it is exact; a transmission without a picture counts as one of mid-grey.
+where it is exact; a transmission without a picture counts as one of mid-grey. A deadline is met when there is a
+picture, and nothing is on the link after it. What is rare is counted in many more transmissions of a synthetic photo
+(`evaluation.transport.synthetic`).
 """
 
 import argparse
 import json
 import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 # As the services do.
@@ -19,14 +22,17 @@ from rich.progress import Progress
 
 from evaluation.bench.checks import OUT, Check, save, show
 from evaluation.transport import report
-from evaluation.transport.experiment import Row, Task, deadline_tasks, loss_tasks, rate_tasks
+from evaluation.transport.experiment import SYNTHETIC, Row, Subjects, Task, deadline_tasks, loss_tasks, rate_tasks
 from evaluation.transport.figures import draw_traces
 from evaluation.transport.photos import AskedPhoto
 from evaluation.transport.running import PhotoSource, run_all
 from evaluation.transport.scenarios import TRACES
+from evaluation.transport.synthetic import SyntheticPhoto
 from shared.packets import DEFAULT_PACKET_BYTES
 
 KINDS = ("rate", "deadline", "loss")
+
+_WIDTH = 200  # of tables where nobody looks
 
 
 def main() -> None:
@@ -45,9 +51,9 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m evaluation.bench.transport")
-    parser.add_argument("--photos", type=int, default=3, help="how many photos are sent")
-    parser.add_argument("--data", type=Path, help="dataset of the photos; without one, scikit-image's three samples")
-    parser.add_argument("--sessions", type=int, default=3, help="of four transmissions, per trace, deadline, photo")
+    parser.add_argument("--photos", type=int, default=2, help="how many photos are sent")
+    parser.add_argument("--data", type=Path, help="dataset of the photos; default: scikit-image's, at most three")
+    parser.add_argument("--sessions", type=int, default=1, help="of four transmissions, per trace, deadline, photo")
     parser.add_argument("--loss-sessions", type=int, default=1, help="of three transmissions, per case and photo")
     parser.add_argument(
         "--packet-bytes", type=int, default=DEFAULT_PACKET_BYTES, help="largest packet on links with losses"
@@ -60,10 +66,18 @@ def _options() -> argparse.Namespace:
 
 
 def _tasks(options: argparse.Namespace, photos: list[AskedPhoto]) -> list[Task]:
-    tasks = {
-        "rate": lambda: rate_tasks(photos),
-        "deadline": lambda: deadline_tasks(photos, options.sessions, options.trace),
-        "loss": lambda: loss_tasks(photos, options.loss_sessions, options.packet_bytes),
+    real: Subjects = dict(enumerate(photos))
+    synthetic: Subjects = {SYNTHETIC: SyntheticPhoto()}
+    tasks: dict[str, Callable[[], Iterable[Task]]] = {
+        "rate": lambda: rate_tasks(real),
+        "deadline": lambda: (
+            *deadline_tasks(real, options.sessions, options.trace),
+            *deadline_tasks(synthetic, options.synthetic, options.trace),
+        ),
+        "loss": lambda: (
+            *loss_tasks(real, options.loss_sessions, options.packet_bytes),
+            *loss_tasks(synthetic, options.synthetic, options.packet_bytes),
+        ),
     }
     return [task for kind in options.only or KINDS for task in tasks[kind]()]
 
@@ -78,16 +92,18 @@ def _measured(tasks: list[Task], source: PhotoSource, jobs: int) -> list[Row]:
 
 def _tabled(rows: list[Row]) -> list[Check]:
     """Prints the tables, and gives the checks."""
-    checks: list[Check] = []
-    console = Console(width=None if Console().is_terminal else 200)
-    if of_rate := report.of_kind(rows, "rate"):
-        checks += report.rate_checks(of_rate)
-    if of_deadlines := report.of_kind(rows, "deadline"):
-        console.print(report.deadline_table(of_deadlines))
-        checks += report.deadline_checks(of_deadlines)
-    if of_losses := report.of_kind(rows, "loss"):
-        console.print(report.loss_table(of_losses))
-        checks += report.loss_checks(of_losses)
+    checks = [*report.rate_checks(report.of_kind(rows, "rate", synthetic=False))]
+    console = Console(width=None if Console().is_terminal else _WIDTH)
+    for kind, table in (("deadline", report.deadline_table), ("loss", report.loss_table)):
+        for synthetic, of_what in ((False, "photos"), (True, "a synthetic photo")):
+            if found := report.of_kind(rows, kind, synthetic=synthetic):
+                console.print(table(found, of_what))
+    for kind, rare, common in (
+        ("deadline", report.met_checks, report.quality_checks),
+        ("loss", lambda found: [report.picture_check(found)], report.loss_checks),
+    ):
+        if photos := report.of_kind(rows, kind, synthetic=False):
+            checks += [*rare([*photos, *report.of_kind(rows, kind, synthetic=True)]), *common(photos)]
     return checks
 
 

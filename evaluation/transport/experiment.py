@@ -6,13 +6,13 @@ Task (photo, link, wish, starts, seeds) ── run_task ──► Row per transm
 """
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from channel_emulator.replay import shipped_trace
 from channel_emulator.settings import LinkSettings
-from evaluation.transport.scenarios import LOSS_CASES, TRACE_SCENARIOS, starts
+from evaluation.transport.scenarios import LOSS_CASES, TRACE_SCENARIOS, TRACES, starts
 from evaluation.transport.trials import Session, Subject, Trial, Wish
 from shared.packets import DEFAULT_PACKET_BYTES
 
@@ -29,9 +29,17 @@ DEADLINES: Final = 4
 """Transmissions of a session with deadlines."""
 
 _PAUSE_S: Final = 2.0
+_CASES: Final = (*TRACES, *(case.name for case in LOSS_CASES))
+
+SYNTHETIC: Final = -1
+"""Number of the photo that is none."""
 
 UNLIMITED_BYTES: Final = 1 << 24
 """A budget that no deadline leaves time for."""
+
+
+Subjects: TypeAlias = Mapping[int, Subject]
+"""What is sent, by its number."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +50,11 @@ class Row:
     """`rate`, `deadline` or `loss`."""
     case: str
     """Which link."""
+    place: int
+    """Among the links."""
     photo: str
+    synthetic: bool
+    """Whether it is none."""
     closed_loop: bool
     number: int
     """In its session: before the first, nothing is known of the link."""
@@ -91,7 +103,7 @@ class Task:
     kind: str
     case: str
     photo: int
-    """Its number."""
+    """Its number, or SYNTHETIC."""
     link: LinkSettings
     wish: Wish
     starts_s: tuple[float, ...]
@@ -114,7 +126,9 @@ def _row(task: Task, photo: Subject, number: int, trial: Trial) -> Row:
     return Row(
         kind=task.kind,
         case=task.case,
+        place=_CASES.index(task.case) if task.case in _CASES else 0,
         photo=photo.name,
+        synthetic=task.photo == SYNTHETIC,
         closed_loop=wish.closed_loop,
         number=number,
         start_s=trial.start_s,
@@ -152,17 +166,18 @@ def _percent(photo: Subject, percent: float) -> int:
     return int(photo.raw_bytes * percent / 100)
 
 
-def rate_tasks(photos: Sequence[Subject]) -> Iterator[Task]:
+def rate_tasks(photos: Subjects) -> Iterator[Task]:
     """At constant rates, of one photo: the second of each session knows its link."""
+    number, photo = next(iter(photos.items()))
     for rate_bps, percent in RATES:
         link = LinkSettings(rate_bps, 0.02)
         case = f"{rate_bps / 1e3:g} kbit/s, {percent:g} %"
-        wish = Wish(_percent(photos[0], percent))
+        wish = Wish(_percent(photo, percent))
         for closed in (True, False):
-            yield Task("rate", case, 0, link, replace(wish, closed_loop=closed), (0.0, 60.0, 120.0), 0)
+            yield Task("rate", case, number, link, replace(wish, closed_loop=closed), (0.0, 60.0, 120.0), 0)
 
 
-def deadline_tasks(photos: Sequence[Subject], sessions: int, traces: Sequence[str] = ()) -> Iterator[Task]:
+def deadline_tasks(photos: Subjects, sessions: int, traces: Sequence[str] = ()) -> Iterator[Task]:
     """Under the shipped traces, with and without feedback at the same times.
 
     Args:
@@ -174,16 +189,16 @@ def deadline_tasks(photos: Sequence[Subject], sessions: int, traces: Sequence[st
         if traces and scenario.trace not in traces:
             continue
         link, deadline_s = scenario.settings, scenario.deadline_s
-        for index, photo in enumerate(photos):
+        for number, photo in photos.items():
             seed = _seed(scenario.trace, deadline_s, photo.name)
             for start_s in starts(shipped_trace(scenario.trace), sessions, seed):
                 begins = tuple(start_s + place * (deadline_s + _PAUSE_S) for place in range(DEADLINES))
                 for closed in (True, False):
                     wish = Wish(UNLIMITED_BYTES, deadline_s, closed)
-                    yield Task("deadline", scenario.trace, index, link, wish, begins, seed)
+                    yield Task("deadline", scenario.trace, number, link, wish, begins, seed)
 
 
-def loss_tasks(photos: Sequence[Subject], sessions: int, packet_bytes: int = DEFAULT_PACKET_BYTES) -> Iterator[Task]:
+def loss_tasks(photos: Subjects, sessions: int, packet_bytes: int = DEFAULT_PACKET_BYTES) -> Iterator[Task]:
     """Losses, with and without feedback.
 
     Args:
@@ -194,9 +209,9 @@ def loss_tasks(photos: Sequence[Subject], sessions: int, packet_bytes: int = DEF
     for case in LOSS_CASES:
         link = replace(LOSS_LINK, impairments=case.impairments)
         for percent in LOSS_BUDGETS:
-            for index, photo in enumerate(photos):
+            for number, photo in photos.items():
                 for session in range(sessions if case.rate else 1):
                     seed = _seed(case.name, percent, photo.name, session)
                     for closed in (True, False):
                         wish = Wish(_percent(photo, percent), None, closed, packet_bytes)
-                        yield Task("loss", case.name, index, link, wish, (0.0, 30.0, 60.0), seed)
+                        yield Task("loss", case.name, number, link, wish, (0.0, 30.0, 60.0), seed)

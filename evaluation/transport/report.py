@@ -14,6 +14,8 @@ RATE_BAR: Final = 1.02
 MET_BAR: Final = 0.99
 ORACLE_BAR: Final = 0.9
 
+_ALL: Final = "all traces"
+
 _Pick = Callable[[Row], bool]
 
 
@@ -33,14 +35,30 @@ def _warm(row: Row) -> bool:
     return row.closed_loop and row.number > 0
 
 
+def _picked(rows: Iterable[Row], pick: _Pick) -> list[Row]:
+    return [row for row in rows if pick(row)]
+
+
 def _cases(rows: Iterable[Row]) -> list[str]:
     return list(dict.fromkeys(row.case for row in rows))
 
 
-def of_kind(rows: Iterable[Row], kind: str) -> list[Row]:
+def _share(rows: Sequence[Row], is_so: Callable[[Row], bool]) -> float:
+    return fmean(is_so(row) for row in rows)
+
+
+def _met(row: Row) -> bool:
+    return row.met
+
+
+def _pictured(row: Row) -> bool:
+    return row.pictured
+
+
+def of_kind(rows: Iterable[Row], kind: str, *, synthetic: bool) -> list[Row]:
     """The rows of a kind, in an order that does not depend on who was faster."""
-    found = [row for row in rows if row.kind == kind]
-    return sorted(found, key=lambda row: (row.deadline_s or 0, row.budget_bytes, row.photo, row.start_s, row.seed))
+    found = [row for row in rows if row.kind == kind and row.synthetic == synthetic]
+    return sorted(found, key=lambda row: (row.place, row.deadline_s or 0, row.budget_bytes, row.photo, row.start_s))
 
 
 # ---- time of delivery ------------------------------------------------------------------------------
@@ -71,13 +89,9 @@ def of_oracle(rows: Iterable[Row]) -> float:
     return fmean(row.masked_db / row.oracle_db for row in rows if row.oracle_db)
 
 
-def _share(rows: Sequence[Row], is_so: Callable[[Row], bool]) -> float:
-    return fmean(is_so(row) for row in rows)
-
-
-def deadline_table(rows: Sequence[Row]) -> Table:
+def deadline_table(rows: Sequence[Row], of_what: str) -> Table:
     """Side by side: with feedback and without, for each trace and deadline."""
-    title = f"Deadlines (with feedback / without), where the link could bring {LEAST_PERCENT:g} % of raw in time"
+    title = f"Deadlines of {of_what} (with feedback / without), where the link could bring {LEAST_PERCENT:g} % of raw"
     table = Table(title=title)
     names = ("trace", "deadline s", "n", "left out", "mean bytes", "met %", "picture %", "late bytes", "dB",
              "oracle dB", "of oracle %", "bytes used %", "plans")  # fmt: skip
@@ -86,12 +100,13 @@ def deadline_table(rows: Sequence[Row]) -> Table:
     for case in _cases(rows):
         for deadline_s in sorted({row.deadline_s for row in rows if row.case == case and row.deadline_s}):
             these = [row for row in rows if row.case == case and row.deadline_s == deadline_s]
-            table.add_row(case, f"{deadline_s:g}", *_deadline_cells(these))
+            if possible(these):
+                table.add_row(case, f"{deadline_s:g}", *_deadline_cells(these))
     return table
 
 
 def _deadline_cells(rows: Sequence[Row]) -> list[str]:
-    sides = [possible(filter(pick, rows)) for pick in (_closed, _open)]
+    sides = [_picked(possible(rows), pick) for pick in (_closed, _open)]
     listening = sides[0]
 
     def both(figure: Callable[[Sequence[Row]], float], form: str) -> str:
@@ -99,10 +114,10 @@ def _deadline_cells(rows: Sequence[Row]) -> list[str]:
 
     return [
         str(len(listening)),
-        str(len(list(filter(_closed, rows))) - len(listening)),
+        str(len(_picked(rows, _closed)) - len(listening)),
         f"{fmean(row.deliverable_bytes for row in listening):,.0f}",
-        both(lambda side: 100 * _share(side, lambda row: row.met), ".1f"),
-        both(lambda side: 100 * _share(side, lambda row: row.pictured), ".1f"),
+        both(lambda side: 100 * _share(side, _met), ".1f"),
+        both(lambda side: 100 * _share(side, _pictured), ".1f"),
         both(lambda side: fmean(row.late_bytes for row in side), ",.0f"),
         both(lambda side: fmean(row.masked_db for row in side), ".2f"),
         f"{fmean(row.oracle_db or 0 for row in listening):.2f}",
@@ -116,27 +131,36 @@ def _used(rows: Sequence[Row]) -> float:
     return sum(row.arrived_bytes for row in rows) / sum(row.deliverable_bytes for row in rows)
 
 
-def deadline_checks(rows: Sequence[Row]) -> Iterator[Check]:
-    """For each trace and over all of them."""
-    for case in (*_cases(rows), "all traces"):
-        these = possible(row for row in rows if case in {row.case, "all traces"})
-        closed, without = (list(filter(pick, these)) for pick in (_closed, _open))
-        for name, side in (
-            ("first of its process", list(filter(_cold, these))),
-            ("later", list(filter(_warm, these))),
-            ("in all", closed),
-        ):
-            met, quality = _share(side, lambda row: row.met), of_oracle(side)
-            bars = (f">= {100 * MET_BAR:g}", f">= {100 * ORACLE_BAR:g}") if name == "in all" else ("", "")
-            yield Check(f"{case}: deadlines met, {name}", 100 * met, "%", bars[0], met >= MET_BAR)
-            yield Check(f"{case}: PSNR of the oracle's, {name}", 100 * quality, "%", bars[1], quality >= ORACLE_BAR)
-        missed = [sum(not row.met for row in side) for side in (closed, without)]
-        yield Check(
-            f"{case}: missed of {len(closed)}", missed[0], "", f"< {missed[1]} without feedback", missed[0] < missed[1]
-        )
-        quality_db = [fmean(row.masked_db for row in side) for side in (closed, without)]
-        bar = f"> {quality_db[1]:.2f} without feedback"
-        yield Check(f"{case}: PSNR at the deadline", quality_db[0], "dB", bar, quality_db[0] > quality_db[1])
+def _of_trace(rows: Sequence[Row], case: str) -> list[Row]:
+    return possible(row for row in rows if case in {row.case, _ALL})
+
+
+def met_checks(rows: Sequence[Row]) -> Iterator[Check]:
+    """Deadlines met, for each trace and over all of them."""
+    for case in (*_cases(rows), _ALL):
+        these = _of_trace(rows, case)
+        for name, pick in (("first of its process", _cold), ("later", _warm), ("in all", _closed)):
+            side = _picked(these, pick)
+            met, pictured = _share(side, _met), _share(side, _pictured)
+            bar = f">= {100 * MET_BAR:g}" if name == "in all" else ""
+            yield Check(f"{case}: deadlines met, {name}, of {len(side)}", 100 * met, "%", bar, met >= MET_BAR)
+            yield Check(f"{case}: a picture at the deadline, {name}", 100 * pictured, "%", "", True)
+        closed, without = ([not row.met for row in _picked(these, pick)] for pick in (_closed, _open))
+        bar = f"< {sum(without)} without feedback"
+        yield Check(f"{case}: missed, of {len(closed)}", sum(closed), "", bar, sum(closed) < sum(without))
+
+
+def quality_checks(rows: Sequence[Row]) -> Iterator[Check]:
+    """PSNR at the deadline beside the oracle's and that of the open loop, likewise."""
+    for case in (*_cases(rows), _ALL):
+        these = _of_trace(rows, case)
+        for name, pick in (("first of its process", _cold), ("later", _warm), ("in all", _closed)):
+            quality = of_oracle(_picked(these, pick))
+            bar = f">= {100 * ORACLE_BAR:g}" if name == "in all" else ""
+            yield Check(f"{case}: PSNR of the oracle's, {name}", 100 * quality, "%", bar, quality >= ORACLE_BAR)
+        closed_db, open_db = (fmean(row.masked_db for row in _picked(these, pick)) for pick in (_closed, _open))
+        bar = f"> {open_db:.2f} without feedback"
+        yield Check(f"{case}: PSNR at the deadline", closed_db, "dB", bar, closed_db > open_db)
 
 
 # ---- losses ----------------------------------------------------------------------------------------
@@ -147,9 +171,9 @@ def lost_db(rows: Iterable[Row]) -> float:
     return fmean(row.oracle_db - row.masked_db for row in rows if row.oracle_db is not None)
 
 
-def loss_table(rows: Sequence[Row]) -> Table:
+def loss_table(rows: Sequence[Row], of_what: str) -> Table:
     """Side by side: cold, warm, without feedback, for each case and budget."""
-    table = Table(title="Losses (first of its process / later / without feedback); dB lost against no loss")
+    table = Table(title=f"Losses of {of_what} (first of its process / later / without feedback)")
     names = ("losses", "budget bytes", "packet", "n", "dB lost", "worst dB lost", "no picture", "budget sent %",
              "again %", "repair %", "plans", "feedback %")  # fmt: skip
     for name in names:
@@ -162,7 +186,7 @@ def loss_table(rows: Sequence[Row]) -> Table:
 
 
 def _loss_cells(rows: Sequence[Row]) -> list[str]:
-    sides = [list(filter(pick, rows)) for pick in (_cold, _warm, _open)]
+    sides = [_picked(rows, pick) for pick in (_cold, _warm, _open)]
 
     def each(figure: Callable[[Sequence[Row]], float], form: str, count: int = 3) -> str:
         return " / ".join(format(figure(side), form) for side in sides[:count])
@@ -184,17 +208,26 @@ def _loss_cells(rows: Sequence[Row]) -> list[str]:
 
 
 def loss_checks(rows: Sequence[Row]) -> Iterator[Check]:
-    """For each case, both budgets together, cold and warm apart."""
+    """What losses cost, for each case, both budgets together, cold and warm apart."""
     for case in LOSS_CASES:
         these = [row for row in rows if row.case == case.name]
         for name, pick in (("first of its process", _cold), ("later", _warm)) if these else ():
-            side, without = (list(filter(each, these)) for each in (pick, _open))
-            lost, gone = lost_db(side), sum(not row.pictured for row in side)
-            limit_db = LOSS_BARS_DB.get(case.rate)
+            side, without = _picked(these, pick), _picked(these, _open)
+            lost, limit_db = lost_db(side), LOSS_BARS_DB.get(case.rate)
             bar = "" if limit_db is None else f"<= {limit_db:g} (without feedback {lost_db(without):.2f})"
-            yield Check(f"loss {case.name}, {name}: PSNR lost", lost, "dB", bar, limit_db is None or lost <= limit_db)
-            bar = f"<= 0 (without feedback {sum(not row.pictured for row in without)} of {len(without)})"
-            yield Check(f"loss {case.name}, {name}: no picture, of {len(side)}", gone, "", bar, not gone)
+            title = f"loss {case.name}, {name}: PSNR lost, mean of {len(side)}"
+            yield Check(title, lost, "dB", bar, limit_db is None or lost <= limit_db)
+
+
+def picture_check(rows: Sequence[Row]) -> Check:
+    """Whatever is lost, a picture comes."""
+    side, without = _picked(rows, _closed), _picked(rows, _open)
+    gone, gone_without = (sum(not row.pictured for row in each) for each in (side, without))
+    bar = f"<= 0 (without feedback {gone_without} of {len(without)})"
+    return Check(f"losses: transmissions without a picture, of {len(side)}", gone, "", bar, not gone)
+
+
+# ---- all -------------------------------------------------------------------------------------------
 
 
 def budget_check(rows: Sequence[Row]) -> Check:

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import torch
 
-from evaluation.transport.experiment import Row, Task, run_task
+from evaluation.transport.experiment import SYNTHETIC, Row, Task, run_task
 from evaluation.transport.photos import AskedPhoto, Codecs, dataset_photos, sample_photos
+from evaluation.transport.synthetic import SyntheticPhoto
+from evaluation.transport.trials import Subject
 
 
 @dataclass(frozen=True)
@@ -57,15 +59,15 @@ def run_all(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-_photos: list[AskedPhoto] = []
+_subjects: dict[int, Subject] = {}
 
 
 def _start(source: PhotoSource) -> None:
     # Ctrl-C goes to all processes of a terminal; the first one ends the others in order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
-    _photos.extend(source.load())
+    _subjects.update({SYNTHETIC: SyntheticPhoto(), **dict(enumerate(source.load()))})
 
 
 def _in_process(task: Task) -> list[Row]:
-    return run_task(task, _photos[task.photo])
+    return run_task(task, _subjects[task.photo])
