@@ -33,12 +33,13 @@ WORTH_REPAIR: Final = 0.005
 """Fewer losses are not worth repair packets."""
 
 _PACKETS: Final = 16  # of a plan before a deadline, unless they would be
+_PACKET_S: Final = 0.05  # likewise, that one takes on the link
 _SMALL_BYTES: Final = 350
 _WINDOW_SPARE_S: Final = FEEDBACK_S + 0.05
 _WINDOW_PACKETS: Final = 4
 _CAUTION: Final = 0.3  # a plan is made for so many standard deviations below the mean rate
-_LEAST_SPREAD: Final = 0.12  # a rate that was steady so far may still drop
-_DOUBT: Final = 4.0  # by so many standard deviations the rate may be lower while a packet is under way
+_LEAST_SPREAD: Final = 0.2  # a rate that was steady so far may still drop
+_DOUBT: Final = 6.0  # by so many standard deviations the rate may be lower while a packet is under way
 _MARGIN_S: Final = 0.01  # of the last packet before the deadline
 
 
@@ -90,7 +91,8 @@ def packet_bytes_for(settings: SenderSettings, link: LinkEstimate, carried: floa
         return largest
     if link.loss_rate >= WORTH_REPAIR:
         largest = max(largest - REPAIR_OVERHEAD_BYTES, MIN_PACKET_BYTES)
-    return max(min(largest, int(carried / _PACKETS)), min(largest, _SMALL_BYTES))
+    wanted = min(int(carried / _PACKETS), int(link.rate_bps / 8 * _PACKET_S))
+    return max(min(largest, wanted), min(largest, _SMALL_BYTES))
 
 
 def carried_bytes(settings: SenderSettings, link: LinkEstimate, now: float, *, cautious: bool) -> float:
