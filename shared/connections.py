@@ -10,7 +10,7 @@ from shared.tracing import outgoing
 
 RECONNECT_OPTIONS: Final = (
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 1_000),
+    ("grpc.min_reconnect_backoff_ms", 5_000),  # how long one attempt may take: the other side may be busy
     ("grpc.max_reconnect_backoff_ms", 1_000),
 )
 """Of every connection: a service that comes back is found soon, however long it was away (gRPC's own default backs

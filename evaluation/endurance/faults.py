@@ -86,15 +86,18 @@ def checked(records: Sequence[Record]) -> list[Check]:
     """
     broken = Counter(dict.fromkeys(PROMISES, 0))
     codes: Counter[str] = Counter()
+    taken_up: Counter[str] = Counter()
     for record in records:
         broken.update({promise: len(words) for promise, words in record["broken"].items()})
         codes.update(record["codes"])
+        taken_up.update(record["taken_up"])
     checks = [Check(promise, count, "", "<= 0", count <= 0) for promise, count in broken.items()]
     told = {
         "faults": len(records),
         "transmissions": codes.total(),
         "transmissions that were accepted": sum(record["accepted"] for record in records),
         **{f"transmissions that ended {code.lower()}": number for code, number in sorted(codes.items())},
+        **{f"asked for once more, ended {code.lower()}": number for code, number in sorted(taken_up.items())},
         "transmissions that broke and were taken up again": sum(record["resumed"] for record in records),
         "delivered, not all on the disk when the receiver was killed": sum(record["lost"] for record in records),
     }
@@ -131,6 +134,8 @@ def _record(drawn: Round, runner: Rounds) -> Record:
 
 def _line(record: Record) -> str:
     ends = ", ".join(f"{number} {code.lower()}" for code, number in sorted(record["codes"].items()))
+    again = ", ".join(f"{number} {code.lower()}" for code, number in sorted(record["taken_up"].items()))
+    ends += f" (once more: {again})" if again else ""
     words = "; ".join(f"[red]{promise}: {'; '.join(how)}[/]" for promise, how in record["broken"].items())
     return f"{record['round']:5}  {record['kind']:24}  {record['took_s']:5.1f} s  {ends}  {words}"
 

@@ -63,6 +63,8 @@ class Result:
     accepted: int = 0
     lost: int = 0
     """Delivered, but not yet on the disk when the receiver was killed."""
+    taken_up: dict[str, int] = field(default_factory=dict)
+    """How those that had failed ended when they were asked for once more."""
     resumed: int = 0
     """Broke, were taken up again, and came to a picture."""
     longest_s: float = 0.0
@@ -121,6 +123,8 @@ class Rounds:
         mended_s = time.monotonic()
         endings = self._ended(running, result)
         self._check_endings(endings, result)
+        self._check_watch(result)
+        endings = [self._taken_up(job, ending, result) for job, ending in zip(drawn.jobs, endings, strict=True)]
         if drawn.fault.kind.startswith("full disk"):
             time.sleep(max(mended_s + _TICK_S - time.monotonic(), 0))
         self._check_bytes(drawn, endings, struck_s, result)
@@ -161,12 +165,15 @@ class Rounds:
                 result.blame(_HUNG, f"Transmit {ending.transmission_id}: {ending.elapsed_s:.1f} s")
             if ending.code == "OK" and not ending.outcome:
                 result.blame(_ENDED, f"{ending.transmission_id} ended without a summary")
-        if self._watch is not None:
-            self._watch.join(DEADLINE_S)
-            if not self._watch.code or self._watch.code == "DEADLINE_EXCEEDED":
-                result.blame(_HUNG, "WatchReconstruction")
-            elif self._watch.code not in TYPED:
-                result.blame(_TYPED, f"WatchReconstruction: {self._watch.code}")
+
+    def _check_watch(self, result: Result) -> None:
+        if self._watch is None:
+            return
+        self._watch.join(DEADLINE_S)
+        if not self._watch.code or self._watch.code == "DEADLINE_EXCEEDED":
+            result.blame(_HUNG, "WatchReconstruction")
+        elif self._watch.code not in TYPED:
+            result.blame(_TYPED, f"WatchReconstruction: {self._watch.code}")
 
     def _check_bytes(self, drawn: Round, endings: Sequence[Ending], struck_s: float, result: Result) -> None:
         for ending, job in zip(endings, drawn.jobs, strict=True):
@@ -180,6 +187,18 @@ class Rounds:
             under_way = under_way_bytes(drawn, ending, struck_s)
             if drawn.fault.kind == "kill receiver" and delivered.again_bytes > under_way:
                 result.blame(_AGAIN, f"{name}{delivered.again_bytes} bytes again, {under_way} were under way")
+
+    def _taken_up(self, job: Job, ending: Ending, result: Result) -> Ending:
+        """Asks for what failed once more, now that everything is mended; how it ended in the end."""
+        if not ending.transmission_id or ending.code == "OK":
+            return ending
+        request = request_of(job)
+        request.options.transmission_id = ending.transmission_id
+        again = transmit(self._services.addresses["transmitter"], request, DEADLINE_S)
+        self._check_endings([again], result)
+        word = again.outcome or again.code
+        result.taken_up[word] = result.taken_up.get(word, 0) + 1
+        return again if again.outcome else ending
 
     # ---- what the receiver has -----------------------------------------------------------------
 
@@ -210,7 +229,7 @@ class Rounds:
         elif may_be_lost:
             result.lost += _short_of(ending, shown)
         elif _short_of(ending, shown):
-            result.blame(_ENDED, f"{name} is not what was delivered: {Fingerprint.of(shown)}")
+            result.blame(_ENDED, f"{name} is less than {_counts(ending)}: {Fingerprint.of(shown)}")
         if shown.image_png and shown.outcome != "receiving":
             self.ledger.add(ending.transmission_id, shown)
 
@@ -276,8 +295,16 @@ def _is_picture(image_png: bytes, job: Job) -> bool:
 
 
 def _short_of(ending: Ending, shown: Shown) -> bool:
-    """Whether what is shown is not what was said to have been delivered."""
+    """Whether less is shown than was said to have been delivered.
+
+    It may be more: where the receiver's last report was lost, the transmitter goes by what it was told before.
+    """
     if ending.delivered is None or ending.outcome == "failed":
         return False
-    told = (ending.outcome, ending.delivered.received_patches)
-    return not shown.image_png or told != (shown.outcome, shown.received_patches)
+    told, there = ending.delivered.received_patches, shown.received_patches
+    return not shown.image_png or there < told or (ending.outcome == "complete" != shown.outcome)
+
+
+def _counts(ending: Ending) -> str:
+    delivered = ending.delivered
+    return "" if delivered is None else f"the {delivered.received_patches} patches that were delivered"
