@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from enum import Enum
+from threading import Lock
 
 import numpy as np
 
@@ -44,16 +45,18 @@ class Replanner:
     """Of every revision so far, the first plan first."""
     packed: list[PackedRevision] = field(default_factory=list)
     """The same as packets."""
+    _lock: Lock = field(default_factory=Lock)  # a thread may still plan for a call that is gone
 
     def revised(self, wanted: RevisionWanted) -> Revised | None:
         """Makes the plan that is wanted; None where nothing is worth its bytes.
 
-        Computes for tenths of a second, for one thread at a time; what it made counts once it is kept.
+        Computes for tenths of a second; what it made counts once it is kept.
         """
         earlier = [Earlier(plan, served) for plan, served in zip(self.plans, wanted.served, strict=True)]
         request = PlanRequest(wanted.budget_bytes, wanted.packet_bytes, self.strategy)
         try:
-            plan = self.prepared.replan(self.relevance, request, earlier)
+            with self._lock:
+                plan = self.prepared.replan(self.relevance, request, earlier)
         except BudgetTooSmallError:  # not even a header
             return None
         if plan is None:
