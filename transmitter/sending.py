@@ -31,7 +31,7 @@ from transmitter.transport.sender import Sender
 PROGRESS_S: Final = 0.1
 """Least time between two words on how far a transmission has come."""
 
-LATE_S: Final = 10.0
+LATE_S: Final = 20.0
 """So long after its deadline a transmission waits for the report; then what was heard until then must do."""
 
 _LEAST_WAIT_S: Final = 0.001  # a timer in the past must not keep the event loop
