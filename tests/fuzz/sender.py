@@ -251,10 +251,27 @@ def _change(rng: random.Random, sample: Sample) -> Sample:
     return (start, *events)
 
 
+def _start(budget: int, deadline_ms: int, *, closed: bool = True) -> bytes:
+    return _SETTINGS.pack(budget, deadline_ms, closed, 1, 64_000, 100, 40)
+
+
+def _found_sessions() -> list[Sample]:
+    """Sessions that once never ended or failed."""
+    silence = b"T" + _TIME.pack(20_000)
+    header_of_before = b"X" + _CHANGE.pack(10, 2**63) + bytes(8)
+    return [
+        (_start(6_000, 0), b"R"),
+        (_start(6_000, 0, closed=False), b"R"),
+        (_start(30_000, 60_000), silence, b"R"),
+        (_start(900, 0), b"R", b"G" + _ROOM.pack(11), header_of_before, b"G" + _ROOM.pack(0), b"H" + bytes(8)),
+        (_SETTINGS.pack(30_365, 0, 1, 1, 1_951_552, 255, 601), b"W\xec"),
+    ]
+
+
 def sender() -> Target:
     """Sessions of a sender."""
     rng = random.Random(2)
-    corpus = [_some_session(rng) for _ in range(60)]
+    corpus = [*_found_sessions(), *(_some_session(rng) for _ in range(60))]
 
     def decode(sample: Sample) -> None:
         session = _Session(sample[0])

@@ -153,8 +153,9 @@ class Ledger:
         return min(later, self.unresolved_bytes)
 
     def handed_since(self, entry: Entry) -> int:
-        """How many packets were handed over after the last copy of one."""
-        return self._orders - self._handed[entry.kind, entry.revision, entry.position][-1].order - 1
+        """How many packets were handed over after the last copy of one; all of them, if it never was."""
+        copies = self._handed.get((entry.kind, entry.revision, entry.position))
+        return self._orders - (copies[-1].order + 1 if copies else 0)
 
     def smallest_unresolved_bytes(self) -> int:
         """Size of the smallest packet of which nothing is known and that would be sent again; 0 if there is none."""

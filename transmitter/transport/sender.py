@@ -147,7 +147,7 @@ class Sender:
         if self.done and not (self._closed and self._left >= POLL_BYTES):
             return
         # Even with nothing more to send: only an answer tells what is left of what was sent.
-        self.done = False
+        self.done = self._holding.blind = False
         self._link.begin_again()
         self._protection.give_up()
         self._asking.answered()
