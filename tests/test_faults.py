@@ -1,15 +1,19 @@
 """The three services, struck by a few seeded faults: `make faults` strikes them with a thousand."""
 
 import json
+import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import pytest
 
 from evaluation.endurance.calls import Shown
-from evaluation.endurance.clock import compiler
+from evaluation.endurance.clock import compiler, jumping_clock
+from evaluation.endurance.disk import disk_at
 from evaluation.endurance.draws import KINDS, LONGEST_HOLD_S, draw
+from evaluation.endurance.soak import Sample, growth_checks
 from evaluation.endurance.stored import Fingerprint, JournalCheck
 from receiver.journal import journal_start, record
 from shared.packets import Packet, PacketKind
@@ -36,6 +40,59 @@ def test_every_transmission_ends_in_a_picture_or_an_error_whatever_happens(tmp_p
     assert values["transmissions"] == 24
     assert values["transmissions that were accepted"] > 12
     assert values["transmissions that ended complete"] > 4
+
+
+_APPENDS = """
+import sys
+for _ in sys.stdin:
+    try:
+        with open(sys.argv[1], "ab", buffering=0) as file:
+            written = file.write(bytes(1_000))
+        print(written, flush=True)
+    except OSError as error:
+        print(error.strerror, flush=True)
+"""
+
+
+def test_a_disk_that_is_full_takes_nothing_until_there_is_room_again(tmp_path):
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    command = [sys.executable, "-c", _APPENDS, str(tmp_path / "file")]
+    with disk_at(None) as disk, subprocess.Popen(command, **pipes) as process:
+
+        def append():
+            process.stdin.write("\n")
+            process.stdin.flush()
+            return process.stdout.readline().strip()
+
+        assert append() == "1000"
+        disk.fill(process.pid, 1_300)
+        assert [append(), append()] == ["300", "File too large"]
+        disk.free(process.pid)
+        assert append() == "1000"
+        process.stdin.close()
+
+
+@pytest.mark.skipif(not compiler(), reason="a clock that jumps needs a C compiler")
+@pytest.mark.parametrize("offset_s", [0, 3 * 10**8, -(10**8)])
+def test_the_wall_clock_jumps_and_the_monotonic_one_does_not(tmp_path, offset_s):
+    command = [sys.executable, "-c", "import time; print(time.time(), time.monotonic())"]
+    with jumping_clock(tmp_path) as clock:
+        clock.set_to(offset_s)
+        told = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    assert float(told[0]) - offset_s == pytest.approx(time.time(), abs=30)
+    assert float(told[1]) == pytest.approx(time.monotonic(), abs=30)
+    assert "LD_PRELOAD" not in os.environ
+
+
+def test_growth_is_told_from_the_last_two_thirds():
+    rising = [Sample(second, int(600e6 + 1e6 * second), 20, 30) for second in range(300)]
+    level = [replace(each, resident_bytes=int(600e6 + 1e6 * (each.at_s % 20))) for each in rising]
+    assert [check.ok for check in growth_checks("receiver", rising)] == [True, False, True, True]
+    assert all(check.ok for check in growth_checks("receiver", level))
+    leaking = [replace(each, files=30 + int(each.at_s)) for each in level]
+    assert [check.name for check in growth_checks("receiver", leaking) if not check.ok] == [
+        "open files of the receiver: more"
+    ]
 
 
 def test_the_same_seed_draws_the_same_faults_and_each_deck_has_all_kinds():
