@@ -5,6 +5,7 @@ The long run is `make fuzz`.
 
 import io
 import itertools
+import math
 import random
 import subprocess
 import sys
@@ -19,13 +20,15 @@ from fuzz.samples import middle, photo
 from fuzz.targets import TARGETS
 from PIL import Image
 
-from shared.errors import BudgetTooSmallError, InvalidInputError, PacketError, WeightsError
+from shared.errors import BudgetTooSmallError, InvalidInputError, PacketError, UnavailableError, WeightsError
 from shared.level_map import CONTEXTS, LEVEL_MAP_FORMAT, load_tables
 from shared.levels import LEVEL_BYTES
 from shared.packets import Packet, PacketKind
 from shared.patches import PatchGrid
 from shared.pictures import png_bytes, read_picture, read_relevance
+from shared.stubs.mmsc.v1 import channel_pb2
 from shared.weights import read_weights, write_weights
+from transmitter import carrying
 from transmitter.codecs import load_sender
 from transmitter.planning import PlanRequest
 
@@ -132,6 +135,15 @@ def test_a_budget_of_nothing_is_too_small(codec: str, budget: int) -> None:
     prepared = load_sender(codec).prepare(photo(24, 16))
     with pytest.raises(BudgetTooSmallError):
         prepared.plan(middle(24, 16), PlanRequest(budget, 256))
+
+
+@pytest.mark.parametrize("rate_bps", [math.nan, math.inf, -1.0, 0.0])
+def test_a_link_that_makes_no_sense_is_unavailable(rate_bps: float) -> None:
+    answer = channel_pb2.GetLinkResponse()
+    answer.link.settings.rate_bps = rate_bps
+    for nonsense in (answer, None):
+        with pytest.raises(UnavailableError, match="makes no sense"):
+            carrying._checked(nonsense)
 
 
 # ---- the fuzzer itself ------------------------------------------------------------------------------

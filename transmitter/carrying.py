@@ -1,6 +1,7 @@
 """The transmitter's side of the channel: connection, memory of the link, and the transmissions that cross it."""
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ from typing import TypeVar
 import grpc
 
 from shared.connections import Connection
+from shared.errors import UnavailableError
 from shared.rpc_errors import from_rpc
 from shared.stubs.mmsc.v1 import channel_pb2, channel_pb2_grpc
 from transmitter.config import TransmitterConfig
@@ -50,11 +52,11 @@ class Carrier:
         """What the channel says of its link.
 
         Raises:
-            UnavailableError: the channel does not answer.
+            UnavailableError: the channel does not answer, or nothing that makes sense.
             BusyError: it is full.
         """
         try:
-            response = await self._stub.GetLink(
+            response: channel_pb2.GetLinkResponse | None = await self._stub.GetLink(
                 channel_pb2.GetLinkRequest(),
                 timeout=self._config.channel_timeout_s,
                 metadata=self._channel.metadata(),
@@ -62,7 +64,7 @@ class Carrier:
             )
         except grpc.aio.AioRpcError as error:
             raise from_rpc(error, "channel") from error
-        return response.link
+        return _checked(response)
 
     def believed(self, link: channel_pb2.LinkSettings) -> LinkEstimate:
         """What is believed of the link, by what it claims and what earlier transmissions saw.
@@ -151,3 +153,12 @@ def sender_settings(job: Job, limit_bytes: int, now: float) -> SenderSettings:
 def now_s() -> float:
     """The event loop's clock, which is time.monotonic()."""
     return time.monotonic()
+
+
+def _checked(response: channel_pb2.GetLinkResponse | None) -> channel_pb2.LinkState:
+    """The link that an answer tells of; gRPC gives None where the answer was no such message."""
+    link = response.link if response is not None else channel_pb2.LinkState()
+    rate_bps, propagation_s = link.settings.rate_bps, link.settings.propagation_s
+    if not (0 < rate_bps < math.inf and 0 <= propagation_s < math.inf):  # false for NaN too
+        raise UnavailableError("channel: what it says of its link makes no sense")
+    return link
