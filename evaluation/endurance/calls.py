@@ -127,7 +127,12 @@ def transmit(
     return replace(found, elapsed_s=now_s - start_s, ended_s=now_s)
 
 
-async def transmitting(address: str, request: transmitter_pb2.TransmitRequest, timeout_s: float) -> Ending:
+async def transmitting(
+    address: str,
+    request: transmitter_pb2.TransmitRequest,
+    timeout_s: float,
+    on_plan: Callable[[str], None] = lambda _: None,
+) -> Ending:
     """As `transmit`, for a client among very many."""
     start_s = time.monotonic()
     found = Ending("OK")
@@ -136,6 +141,8 @@ async def transmitting(address: str, request: transmitter_pb2.TransmitRequest, t
         try:
             async for event in call:
                 found = _noted(found, event)
+                if event.HasField("plan"):
+                    on_plan(found.transmission_id)
         except grpc.aio.AioRpcError as error:
             found = replace(found, outcome="", **_status(error))
     now_s = time.monotonic()
