@@ -44,7 +44,7 @@ def small_photo() -> AskedPhoto:
     image = np.ascontiguousarray(skimage.data.coffee()[120:184, 200:296])  # type: ignore[no-untyped-call]
     rows, columns = np.indices(image.shape[:2])
     mask = ((rows - 32) / 25) ** 2 + ((columns - 48) / 30) ** 2 < 1
-    return AskedPhoto("small", image, mask, Codecs.load())
+    return AskedPhoto("small", image, np.asarray(mask, np.bool_), Codecs.load())
 
 
 def arrived(photo: SyntheticPhoto, plans: list[Plan], lost: set[tuple[int, int]]) -> ArrivedPatches | None:

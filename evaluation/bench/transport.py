@@ -55,6 +55,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, help="dataset of the photos; default: scikit-image's, at most three")
     parser.add_argument("--sessions", type=int, default=1, help="of four transmissions, per trace, deadline, photo")
     parser.add_argument("--loss-sessions", type=int, default=1, help="of three transmissions, per case and photo")
+    parser.add_argument("--synthetic", type=int, default=10, help="sessions of the synthetic photo, likewise")
     parser.add_argument(
         "--packet-bytes", type=int, default=DEFAULT_PACKET_BYTES, help="largest packet on links with losses"
     )
