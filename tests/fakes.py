@@ -19,7 +19,7 @@ from shared.feedback import Feedback
 from shared.levels import LEVEL_BYTES
 from shared.packets import Packet, PacketKind
 from shared.stubs.mmsc.v1 import channel_pb2, channel_pb2_grpc
-from transmitter.ladder_sender import LadderSender
+from transmitter.ladder.sender import LadderSender
 from transmitter.relevance.contract import Relevance
 
 

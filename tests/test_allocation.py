@@ -8,9 +8,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from shared.levels import LEVEL_BYTES, RAW
-from transmitter.allocation import IMPORTANCE_FLOOR, greedy, rate_distortion
-from transmitter.ladder_planning import STRATEGIES
-from transmitter.vit_sc import vit_sc
+from transmitter.ladder.allocation import IMPORTANCE_FLOOR, greedy, rate_distortion
+from transmitter.ladder.planning import STRATEGIES
+from transmitter.ladder.vit_sc import vit_sc
 
 _SIZES = np.asarray(LEVEL_BYTES)
 

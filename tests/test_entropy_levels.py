@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.patches import PatchGrid
-from transmitter.allocation import IMPORTANCE_FLOOR
-from transmitter.entropy_levels import FINEST_LOSSY, ideal_offsets, is_mask, relative_levels, relative_offsets
+from transmitter.entropy.levels import FINEST_LOSSY, ideal_offsets, is_mask, relative_levels, relative_offsets
 from transmitter.importance import patch_importance
+from transmitter.ladder.allocation import IMPORTANCE_FLOOR
 
 GRID = PatchGrid(480, 320)
 

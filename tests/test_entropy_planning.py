@@ -12,9 +12,9 @@ from shared.entropy_level_map import decode as decode_level_map
 from shared.errors import BudgetTooSmallError
 from shared.packets import MAX_PACKET_BYTES
 from shared.patches import PatchGrid, join, split
-from transmitter import entropy_planning
-from transmitter.entropy_planning import plan_exactly
-from transmitter.entropy_source import offsets_of
+from transmitter.entropy import planning as entropy_planning
+from transmitter.entropy.planning import plan_exactly
+from transmitter.entropy.source import offsets_of
 from transmitter.planning import PlanRequest
 
 CODEC = load_entropy_codec()

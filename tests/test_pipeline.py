@@ -13,7 +13,7 @@ from shared.patches import PatchGrid
 from shared.pictures import png_bytes
 from transmitter.budget import Budget
 from transmitter.importance import patch_importance
-from transmitter.ladder_sender import LadderSender
+from transmitter.ladder.sender import LadderSender
 from transmitter.pipeline import MAX_QUERY_CHARACTERS, Job, Pipeline, StageClock, guiding_map
 
 _PHOTO = skimage.data.chelsea()[:120, :160]

@@ -11,9 +11,9 @@ from shared.level_map import decode_level_map
 from shared.levels import LEVEL_BYTES, RAW
 from shared.packets import Packet, PacketKind
 from shared.patches import PatchGrid, split
-from transmitter import ladder_planning
-from transmitter.ladder_planning import LadderPlan
-from transmitter.ladder_sender import filled
+from transmitter.ladder import planning as ladder_planning
+from transmitter.ladder.planning import LadderPlan
+from transmitter.ladder.sender import filled
 from transmitter.packing import pack, pack_revision
 from transmitter.planning import PlanRequest
 

@@ -19,7 +19,7 @@ from shared.packets import PACKET_HEADER_BYTES
 from shared.patches import PatchGrid, join, split
 from transmitter.codecs import load_sender
 from transmitter.importance import patch_importance
-from transmitter.ladder_planning import skip_errors
+from transmitter.ladder.planning import skip_errors
 from transmitter.planning import Earlier, PlanRequest
 
 CODEC = load_entropy_codec()

@@ -3,7 +3,7 @@
     python -m training.entropy_level_map --data ../shared/data --out models/entropy_level_map.safetensors
 
 COCO photos with object masks give importances: the masks of one object and of two, and what the embedded extractor
-makes of the same names and of the photo's captions. `transmitter.entropy_levels` makes level maps of them at random
+makes of the same names and of the photo's captions. `transmitter.entropy.levels` makes level maps of them at random
 settings, and a small network learns each patch's rank from the ranks of its neighbours, in nats per patch. Then it is
 rounded to integers, and measured as such on photos that it did not learn from.
 """
@@ -41,7 +41,7 @@ from shared.entropy_level_map import (
 )
 from shared.patches import PatchGrid
 from shared.weights import write_weights
-from transmitter.entropy_levels import MAX_REACH, ideal_offsets, is_mask, relative_levels, relative_offsets
+from transmitter.entropy.levels import MAX_REACH, ideal_offsets, is_mask, relative_levels, relative_offsets
 from transmitter.importance import patch_importance
 from transmitter.relevance.embedded import EmbeddedExtractor
 from transmitter.relevance.weights import load

@@ -25,7 +25,7 @@ from shared.patches import PatchGrid, split
 from shared.sketch import encode_sketch
 from shared.weights import write_weights
 from transmitter.importance import patch_importance
-from transmitter.ladder_planning import STRATEGIES, skip_errors
+from transmitter.ladder.planning import STRATEGIES, skip_errors
 
 _LEVELS = len(LEVEL_BYTES)
 _LONG_SIDE = 480

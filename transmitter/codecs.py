@@ -10,14 +10,14 @@ from transmitter.planning import SenderCodec
 def _load_ladder() -> SenderCodec:
     # Imported here, so that one codec can be used without loading the others' libraries and weights.
     from shared.codec.ladder import load_ladder  # noqa: PLC0415
-    from transmitter.ladder_sender import LadderSender  # noqa: PLC0415
+    from transmitter.ladder.sender import LadderSender  # noqa: PLC0415
 
     return LadderSender(load_ladder())
 
 
 def _load_entropy() -> SenderCodec:
     from shared.codec.entropy.codec import load_entropy_codec  # noqa: PLC0415
-    from transmitter.entropy_sender import EntropySender  # noqa: PLC0415
+    from transmitter.entropy.sender import EntropySender  # noqa: PLC0415
 
     return EntropySender(load_entropy_codec())
 

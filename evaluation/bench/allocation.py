@@ -6,7 +6,7 @@ import numpy as np
 
 from evaluation.bench.checks import Check, write
 from shared.arrays import Float32Array
-from transmitter.allocation import rate_distortion
+from transmitter.ladder.allocation import rate_distortion
 
 _SMALL, _LARGE = 2_400, 32_400
 _REPEATS = 15

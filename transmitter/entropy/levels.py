@@ -19,7 +19,7 @@ import numpy as np
 
 from shared.arrays import BoolArray, Float32Array, Float64Array, Int64Array, UInt8Array
 from shared.patches import PATCH_SIZE, PatchGrid
-from transmitter.allocation import IMPORTANCE_FLOOR
+from transmitter.ladder.allocation import IMPORTANCE_FLOOR
 
 FINEST_LOSSY: Final = 6
 """Level of the most important patches."""

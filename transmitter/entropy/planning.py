@@ -22,11 +22,11 @@ from shared.codec.entropy.codec import EntropyCodec
 from shared.codec.entropy.context import QUALITIES
 from shared.codec.entropy.lossy_model import DEFAULT_PRICE
 from shared.errors import BudgetTooSmallError
-from transmitter.entropy_revisions import Served
-from transmitter.entropy_search import Search
-from transmitter.entropy_settings import ALL_EXACT, Setting
-from transmitter.entropy_source import prepare
-from transmitter.entropy_trials import Trial, Trials
+from transmitter.entropy.revisions import Served
+from transmitter.entropy.search import Search
+from transmitter.entropy.settings import ALL_EXACT, Setting
+from transmitter.entropy.source import prepare
+from transmitter.entropy.trials import Trial, Trials
 from transmitter.planning import Earlier, Plan, PlanRequest, worth_sending
 
 _LAYER_SHARE: Final = 0.03

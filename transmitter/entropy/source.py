@@ -11,9 +11,9 @@ from shared.codec.entropy.codec import EntropyCodec
 from shared.codec.entropy.levels import HALF_OCTAVE
 from shared.packets import max_sketch_bytes
 from shared.patches import PATCH_SIZE, PatchGrid, split
-from transmitter.entropy_edges import Edges
-from transmitter.entropy_levels import relative_offsets
-from transmitter.entropy_settings import COARSEST, EXACT_BELOW, OUTSIDE, Source
+from transmitter.entropy.edges import Edges
+from transmitter.entropy.levels import relative_offsets
+from transmitter.entropy.settings import COARSEST, EXACT_BELOW, OUTSIDE, Source
 from transmitter.importance import patch_importance
 
 _REACH: Final = 6  # offsets told apart; what lies beyond is of no importance

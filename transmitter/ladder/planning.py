@@ -19,9 +19,9 @@ from shared.levels import LEVEL_BYTES, RAW
 from shared.packets import LADDER_CODEC, PACKET_HEADER_BYTES, StreamHeader
 from shared.patches import PatchGrid, split
 from shared.sketch import MAX_SKETCH_BYTES, decode_sketch, encode_sketch
-from transmitter.allocation import Allocator, greedy, rate_distortion
+from transmitter.ladder.allocation import Allocator, greedy, rate_distortion
+from transmitter.ladder.vit_sc import vit_sc
 from transmitter.planning import RATE_DISTORTION, PlanRequest
-from transmitter.vit_sc import vit_sc
 
 STRATEGIES: Final[dict[str, Callable[[Float32Array, Float32Array], Allocator]]] = {
     RATE_DISTORTION: rate_distortion,

@@ -10,7 +10,7 @@ import numpy as np
 from shared.codec.entropy.context import QUALITIES
 from shared.codec.entropy.levels import EXACT
 from shared.codec.entropy.lossy_model import DEFAULT_PRICE
-from transmitter.entropy_closing import (
+from transmitter.entropy.closing import (
     AIM,
     ENOUGH,
     Closing,
@@ -20,8 +20,8 @@ from transmitter.entropy_closing import (
     patches_exponent,
     seen_exponent,
 )
-from transmitter.entropy_settings import ALL_EXACT, Setting
-from transmitter.entropy_trials import Trial, Trials
+from transmitter.entropy.settings import ALL_EXACT, Setting
+from transmitter.entropy.trials import Trial, Trials
 
 _JUST: Final = 0.985
 _FOR_CLOSING: Final = 4  # trials kept for the last percents

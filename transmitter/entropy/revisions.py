@@ -22,7 +22,7 @@ from shared.codec.entropy.levels import HALF_OCTAVE, QUALITY_EXACT, QUALITY_SKIP
 from shared.codec.entropy.lossy_model import DEFAULT_PRICE
 from shared.codec.registry import ENTROPY
 from shared.patches import PatchGrid
-from transmitter.entropy_settings import EXACT_BELOW, Source
+from transmitter.entropy.settings import EXACT_BELOW, Source
 from transmitter.planning import Earlier, check_earlier
 
 _PRICE: Final = DEFAULT_PRICE  # of a bit, in squared quantiser steps

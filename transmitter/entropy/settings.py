@@ -11,7 +11,7 @@ from shared.codec.entropy.context import QUALITIES, quantiser_steps
 from shared.codec.entropy.levels import EXACT, FINEST, HALF_OCTAVE, sending_order
 from shared.codec.entropy.transform import MEANS
 from shared.patches import PatchGrid
-from transmitter.entropy_edges import Edges
+from transmitter.entropy.edges import Edges
 
 EXACT_BELOW: Final = 30
 """Patches whose quantiser would be finer than this are sent exactly."""

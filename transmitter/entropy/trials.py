@@ -22,8 +22,8 @@ from shared.codec.entropy.levels import EXACT, sending_order
 from shared.codec.entropy.lossy_model import DEFAULT_PRICE
 from shared.entropy_level_map import encode as encode_level_map
 from shared.packets import PACKET_HEADER_BYTES, StreamHeader
-from transmitter.entropy_revisions import Served
-from transmitter.entropy_settings import Setting, Source, at_price, guessed_bits, levels_at
+from transmitter.entropy.revisions import Served
+from transmitter.entropy.settings import Setting, Source, at_price, guessed_bits, levels_at
 from transmitter.planning import Body, PlanRequest, wire_bytes
 
 _NEVER: Final = 1 << 40  # bytes

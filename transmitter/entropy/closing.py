@@ -9,8 +9,8 @@ import numpy as np
 
 from shared.codec.entropy.codec import MAX_BODY_PATCHES
 from shared.codec.entropy.levels import EXACT
-from transmitter.entropy_settings import price_exponent
-from transmitter.entropy_trials import Trial, Trials
+from transmitter.entropy.settings import price_exponent
+from transmitter.entropy.trials import Trial, Trials
 from transmitter.planning import Body
 
 ENOUGH: Final = 0.991

@@ -14,8 +14,8 @@ from shared.codec.registry import LADDER, CodecEntry
 from shared.levels import LEVEL_BYTES, RAW
 from shared.patches import split
 from transmitter.importance import patch_importance
-from transmitter.ladder_planning import STRATEGIES, LadderPlan, exact_plan, make_plan
-from transmitter.ladder_revisions import make_revision
+from transmitter.ladder.planning import STRATEGIES, LadderPlan, exact_plan, make_plan
+from transmitter.ladder.revisions import make_revision
 from transmitter.planning import Body, Earlier, Plan, PlanRequest, worth_sending
 
 

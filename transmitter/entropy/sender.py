@@ -10,9 +10,9 @@ from shared.arrays import Float32Array, UInt8Array
 from shared.codec.entropy.codec import EntropyCodec
 from shared.codec.registry import ENTROPY, CodecEntry
 from shared.patches import PatchGrid
-from transmitter.entropy_planning import plan_entropy, plan_exactly, replan_entropy
-from transmitter.entropy_source import prepare_over
-from transmitter.entropy_trials import Trials
+from transmitter.entropy.planning import plan_entropy, plan_exactly, replan_entropy
+from transmitter.entropy.source import prepare_over
+from transmitter.entropy.trials import Trials
 from transmitter.planning import RATE_DISTORTION, Earlier, Plan, PlanRequest, check_earlier
 
 

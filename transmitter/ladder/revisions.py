@@ -18,8 +18,8 @@ from shared.codec.registry import LADDER
 from shared.levels import LEVEL_BYTES, RAW, SKIPPED
 from shared.packets import LADDER_CODEC, StreamHeader
 from shared.patches import PatchGrid
-from transmitter.allocation import Allocator
-from transmitter.ladder_planning import STRATEGIES, LadderPlan, fullest, skip_errors, with_levels
+from transmitter.ladder.allocation import Allocator
+from transmitter.ladder.planning import STRATEGIES, LadderPlan, fullest, skip_errors, with_levels
 from transmitter.planning import RATE_DISTORTION, Earlier, PlanRequest, check_earlier
 
 
