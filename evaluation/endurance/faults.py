@@ -119,7 +119,7 @@ def _run(partial: Partial, rounds: Sequence[Round], own_disk: Path | None, conso
             for drawn in rounds:
                 record = _record(drawn, runner)
                 partial.append([record])
-                console.print(_line(record), highlight=False)
+                console.print(_line(record), highlight=False, soft_wrap=True)
         return {"disk": disk.name}
 
 
