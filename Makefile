@@ -8,7 +8,7 @@ UV = $(shell command -v uv || echo $(BIN)/uv)
 DATA ?= ../shared/data
 export MPLBACKEND := Agg
 
-.PHONY: help setup lock demo test slow-test check lint types protos protos-check containers-check images-check quality stuff-pictures pictures bench fuzz train clean
+.PHONY: help setup lock demo test slow-test check lint types protos protos-check containers-check images-check quality stuff-pictures pictures bench fuzz faults soak train clean
 
 help:  ## Lists the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -77,13 +77,21 @@ pictures: $(STAMP)  ## Relevance maps of the libraries' sample photos, as the RE
 
 BENCHES := allocation channel compute end-to-end entropy link relevance
 bench: $(BENCHES:%=bench-%)  ## All short benchmarks; out/bench/
-bench-%: $(STAMP)  ## One benchmark: one of the above, or maft (MAFT+ at full size with random weights; minutes)
+bench-%: $(STAMP)  ## One benchmark: one of the above, maft (MAFT+ at full size), crowd (hundreds of clients) or transport (minutes each)
 	$(BIN)/python -m evaluation.bench.$(subst -,_,$*)
 
 INPUTS ?= 1000000
 SEED ?= 0
 fuzz: $(STAMP)  ## Damaged inputs for every decoder of bytes from outside (INPUTS=1000000, SEED=0; long); out/fuzz.json
 	$(BIN)/python -m tests.fuzz --inputs $(INPUTS) --seed $(SEED) --jobs $$(nproc)
+
+FAULTS ?= 1000
+faults: $(STAMP)  ## Seeded faults against the three services (FAULTS=1000, SEED=0; an hour); out/bench/faults.json
+	$(BIN)/python -m evaluation.endurance.faults --faults $(FAULTS) --seed $(SEED)
+
+SECONDS ?= 1800
+soak: $(STAMP)  ## Mixed transmissions while memory is watched (SECONDS=1800); out/bench/soak.json
+	$(BIN)/python -m evaluation.endurance.soak --seconds $(SECONDS) --seed $(SEED)
 
 train: $(STAMP)  ## Trains all weights anew (hours; needs $(DATA)); models/
 	$(UV) pip install --quiet --python $(BIN)/python --editable '.[training]'
