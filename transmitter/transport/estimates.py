@@ -10,8 +10,8 @@ from transmitter.transport.contract import LinkEstimate
 MIN_RATE_BPS: Final = 8.0
 """A rate is believed to be at least this; nothing divides by less."""
 
-PRIOR_LOST: Final = 0.2
-PRIOR_ARRIVED: Final = 3.8
+PRIOR_LOST: Final = 0.5
+PRIOR_ARRIVED: Final = 9.5
 """Beta prior of the loss rate, in packets: 5 % expected, in one case of ten more than a seventh."""
 
 _NORMAL_90: Final = 1.2816
@@ -41,6 +41,7 @@ class RateMeter:
         self._recent_s = min(weight_s, _FIRST_S)
         self._recent_bits = rate_bps * self._recent_s
         self._spread2, self._chunks = spread**2, 1.0
+        self._strayed2 = self._strayed_s = 0.0
         self._chunk_bits = self._chunk_s = self._settling_s = 0.0
         self.busy_s = 0.0
         """How long it was watched."""
@@ -59,6 +60,11 @@ class RateMeter:
     def spread(self) -> float:
         """Standard deviation of the rate over tenths of a second, over its mean."""
         return math.sqrt(self._spread2)
+
+    @property
+    def seen_spread(self) -> float:
+        """The same of what was seen alone; what is believed, as long as nothing was."""
+        return math.sqrt(self._strayed2 / self._strayed_s) if self._strayed_s else self.spread
 
     def rate_with(self, size: int, waiting_s: float) -> float:
         """Bits per second, if a packet of so many bytes has been on the link for so long, and departed now."""
@@ -124,7 +130,9 @@ class RateMeter:
         # A long chunk averages over more.
         weight = self._chunk_s / _CHUNK_S
         self._chunks = min(self._chunks + 1, _SPREAD_MEMORY)
-        self._spread2 += (min(off * off * weight, 4.0) - self._spread2) / self._chunks
+        strayed2 = min(off * off * weight, 4.0)
+        self._spread2 += (strayed2 - self._spread2) / self._chunks
+        self._strayed2, self._strayed_s = self._strayed2 + strayed2 * self._chunk_s, self._strayed_s + self._chunk_s
         self._chunk_bits = self._chunk_s = 0.0
 
 
@@ -298,7 +306,7 @@ class Meters:
         loss, rate = self.loss, self.rate
         round_trip_s = self.round_trip.least_s if self.measured_round_trip else None
         return LinkEvidence(
-            rate.rate_bps, rate.spread, rate.busy_s, loss.packets, loss.lost_packets, loss.bursts, round_trip_s
+            rate.rate_bps, rate.seen_spread, rate.busy_s, loss.packets, loss.lost_packets, loss.bursts, round_trip_s
         )
 
 

@@ -10,6 +10,8 @@ from transmitter.transport.entries import Entry, State
 from transmitter.transport.ledger import Ledger
 from transmitter.transport.link import LinkView
 
+_CLEAN: Final = 0.05  # a link that loses no more in nine cases of ten is worth no waiting
+_KEPT: Final = 4.0  # times the bytes under way that may get lost
 _SPARE_S: Final = 0.01  # before the channel's queue runs dry
 
 
@@ -91,9 +93,20 @@ class Holding:
         if hopeless or entry.kind is PacketKind.HEADER or not ledger.unresolved_packets:
             return 0.0
         reserve = self._header_reserve(now)
-        if entry.state is State.WAITING and policy.expects_loss(link, ledger.unresolved_packets + 1):
+        if not policy.expects_loss(link, ledger.unresolved_packets + 1):
+            return reserve
+        if self._settings.deadline_s is None:
+            return self._whole_reserve(reserve, entry)
+        if entry.state is State.WAITING:
             reserve += link.loss_at_most * (ledger.unresolved_bytes + len(entry.data))
         return reserve
+
+    def _whole_reserve(self, reserve: float, entry: Entry) -> float:
+        """Unless the link is known to be clean, what is under way could be planned again in as many bytes."""
+        link = self._link.estimate
+        share = link.loss_at_most if link.loss_at_most < _CLEAN else min(_KEPT * link.loss_at_most, 1.0)
+        reserve += share * self._ledger.unresolved_bytes
+        return max(reserve, self._settings.packet_bytes) if entry.state is State.LOST else reserve
 
     def _header_reserve(self, now: float) -> float:
         """Bytes for the first header until it has arrived; where it hardly gets lost, as long as that costs no time."""

@@ -113,12 +113,15 @@ class Ledger:
         for entry in self._entries():
             entry.kept = True
 
-    def hand_over_to_revision(self) -> None:
-        """Gives up what the newest revision is to hold: what is not kept of the earlier ones."""
+    def hand_over_to_revision(self) -> int:
+        """Gives up what the newest revision is to hold: what is not kept of the earlier ones; how many patches."""
+        patches = 0
         for entry in self.open_entries():
             if not entry.kept:
+                patches += entry.patches
                 self.drop(entry)
         self.unfit_bytes = 0
+        return patches
 
     # ---- handing over ------------------------------------------------------------------------------
 

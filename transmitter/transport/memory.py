@@ -19,6 +19,7 @@ ROUND_TRIP_LIFE_S: Final = 600.0
 
 _CLAIM_S: Final = 0.3  # for how many busy seconds a claimed rate stands
 _CLAIM_SPREAD: Final = 0.3
+_CLAIM_SPREAD_S: Final = 0.1  # likewise; after half a second at one rate it is known to be steady
 _MOST_STRAYED2: Final = 0.25
 _MOST_S: Final = 2.0  # busy seconds that are remembered at most
 _MOST_PACKETS: Final = 2_000.0
@@ -46,7 +47,8 @@ class LinkMemory:
         # Of rates far apart the geometric mean: a tenth of a claim a hundred times too high must not count for ten.
         claim_bps = max(claim_rate_bps, MIN_RATE_BPS)
         strayed_log_s = (self._rate_log_s - math.log(claim_bps) * self._rate_s) * kept
-        spread2 = (self._spread2_s * kept + _CLAIM_SPREAD**2 * _CLAIM_S) / seconds
+        claimed2_s = _CLAIM_SPREAD**2 * _CLAIM_SPREAD_S
+        spread2 = (self._spread2_s * kept + claimed2_s) / (self._rate_s * kept + _CLAIM_SPREAD_S)
         return LinkEstimate(
             claim_bps * math.exp(strayed_log_s / seconds),
             math.sqrt(spread2),

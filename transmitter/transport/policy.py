@@ -32,6 +32,20 @@ MAX_COPIES: Final = 4
 WORTH_REPAIR: Final = 0.005
 """Fewer losses are not worth repair packets."""
 
+USUAL_REPLAN_S: Final = 0.3
+"""What a new plan takes of a photo of the paper's size."""
+
+LEAST_PLAN_BYTES: Final = 150
+"""What a new plan is worth having for: one of eight packets of 9 kB planned again in so many gave back 4 of 8 dB."""
+
+_MAY_LOSE: Final = 0.2  # packets that a plan may lose before anything is kept back for them
+_DOUBT_OF_LOSS: Final = 0.3  # of the way from the loss that is expected to the one that is hardly exceeded
+_COARSE: Final = 0.4  # of what comes by a deadline, at least, to show all of a picture at first
+_NO_TIME: Final = 0.65  # with more of it sent when a finer plan can be there, it comes too late
+_STEADY: Final = 0.15  # with less spread the rate is known, and one plan for all that comes is best
+_ALONE: Final = 0.5  # of what comes by a deadline, that the only plan takes
+_ALONE_DOUBT: Final = 2.0  # standard deviations that it is below the mean rate, otherwise
+_LEAST_FIRST_BYTES: Final = 400  # a first plan has a header and a packet, whatever the rate was of late
 _PACKETS: Final = 16  # of a plan before a deadline, unless they would be
 _PACKET_S: Final = 0.05  # likewise, that one takes on the link
 _SMALL_BYTES: Final = 350
@@ -56,11 +70,34 @@ def first_budget(settings: SenderSettings, link: LinkEstimate, now: float) -> in
     """
     budget = settings.budget_bytes
     if settings.closed_loop and expects_loss(link, budget / settings.packet_bytes):
-        budget = int(budget * (1 - link.loss_rate)) - POLL_SPARE_BYTES
+        budget = int(budget * (1 - feared_loss(link))) - POLL_SPARE_BYTES
     if settings.deadline_s is not None:
-        caution = share_that_counts(settings, link, now) if settings.closed_loop else 1.0
-        budget = min(budget, int(carried_bytes(settings, link, now, cautious=settings.closed_loop) * caution))
+        carried = carried_bytes(settings, link, now, cautious=False)
+        share = _first_share(settings, link, now) if settings.closed_loop else 1.0
+        least = _LEAST_FIRST_BYTES if settings.closed_loop and carried else 0
+        budget = min(budget, max(int(carried * share), least))
     return max(budget, 0)
+
+
+def _first_share(settings: SenderSettings, link: LinkEstimate, now: float) -> float:
+    """Part of what the link carries by the deadline that the first plan takes.
+
+    It shows all of the picture, coarsely, and lasts until a finer plan can be there, which knows the rate; what
+    does not come of that is missed least. Where there is no time for it, the first plan must not be late; where the
+    rate is known, it may take all that is going to be on time.
+    """
+    assert settings.deadline_s is not None
+    time_s = max(settings.deadline_s - now - one_way_s(link), 1e-3)
+    coarse = (USUAL_REPLAN_S + link.round_trip_s + QUEUE_S) / time_s
+    if link.rate_spread <= _STEADY:
+        packet_s = 8 * first_packet_bytes(settings, link, now) / link.rate_bps
+        last_s = _MARGIN_S + QUEUE_S / 5 + packet_s * _doubt(link)
+        share = max(1 - _CAUTION * link.rate_spread - last_s / time_s, _ALONE)
+    elif coarse < _NO_TIME:
+        share = max(coarse, _COARSE)
+    else:
+        share = max(1 - _ALONE_DOUBT * link.rate_spread, _ALONE)
+    return share * share_that_counts(settings, link, now)
 
 
 def first_packet_bytes(settings: SenderSettings, link: LinkEstimate, now: float) -> int:
@@ -117,7 +154,12 @@ def one_way_s(link: LinkEstimate) -> float:
 
 def expects_loss(link: LinkEstimate, packets: float) -> bool:
     """Whether of so many packets one may well get lost."""
-    return link.loss_at_most * packets >= 1
+    return link.loss_at_most * packets >= _MAY_LOSE
+
+
+def feared_loss(link: LinkEstimate) -> float:
+    """Share of many packets that a plan keeps bytes for."""
+    return (1 - _DOUBT_OF_LOSS) * link.loss_rate + _DOUBT_OF_LOSS * link.loss_at_most
 
 
 def window_bytes(link: LinkEstimate, packet_bytes: int) -> float:
@@ -135,8 +177,13 @@ def in_time(settings: SenderSettings, link: LinkEstimate, recent_bps: float, wai
     """Whether what waits will have arrived by the deadline, even at a rate that is clearly lower than of late."""
     if settings.deadline_s is None:
         return True
-    slow_bps = recent_bps / (1 + _DOUBT * min(max(link.rate_spread, _LEAST_SPREAD), 1.0))
+    slow_bps = recent_bps / (1 + _doubt(link))
     return now + 8 * waiting_bytes / slow_bps + one_way_s(link) + _MARGIN_S <= settings.deadline_s
+
+
+def _doubt(link: LinkEstimate) -> float:
+    """By how much longer than expected a packet may take, as a part of that."""
+    return _DOUBT * min(max(link.rate_spread, _LEAST_SPREAD), 1.0)
 
 
 def rounds_left(settings: SenderSettings, link: LinkEstimate, now: float) -> float:

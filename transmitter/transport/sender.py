@@ -37,6 +37,7 @@ _STEP_S: Final = 1e-3  # a clock's tick: waking is always later than now
 _LOOK_S: Final = 0.005  # at the channel's queue, if nothing is heard of it
 _MOST_QUEUE_S: Final = 4.0  # that an answer is allowed to wait in the channel's queue
 _SURE_PACKETS: Final = 10  # fates that say something of the losses
+_FINER_PLANS: Final = 4  # revisions after which nobody waits for another
 _SURE_S: Final = 0.1  # busy seconds that say something of the rate
 _APART: Final = 3  # packets between two copies of a header
 
@@ -132,12 +133,12 @@ class Sender:
             return
         if revision is not None and not revision.patches:
             revision = None
-        self._replanning.answer(revision, self._link.estimate, now)
+        handed_over = 0 if revision is None else self._ledger.hand_over_to_revision()
+        self._replanning.answer(revision, handed_over, self._link.estimate, now)
         if revision is None:
             self._ledger.keep_all()
         else:
             self.stats.revisions += 1
-            self._ledger.hand_over_to_revision()
             self._ledger.add(revision)
             self._copies.append(policy.header_copies(self._settings, self._link.estimate, now, len(self._copies)))
         self._settle(now)
@@ -189,6 +190,8 @@ class Sender:
         if self._protection.ready is not None:
             return self._repair(now, room_bytes)
         self._held = self._holding.why_not(entry, now, room_bytes, pauses=self._replanning.pauses(now))
+        if self._held is None and entry is not None and entry.kind is PacketKind.PATCHES and self._waits_for_plan(now):
+            self._held = Hold.RESERVE
         if entry is not None and self._held is None:
             return self._hand(entry, now)
         saw = not self._holding.blind
@@ -333,8 +336,7 @@ class Sender:
 
     def _answer_matters(self, now: float) -> bool:
         """Whether anything could be done about what feedback would tell."""
-        left = self._left - POLL_BYTES
-        if left < self._settings.packet_bytes and left < self._ledger.smallest_unresolved_bytes():
+        if self._left - POLL_BYTES < policy.LEAST_PLAN_BYTES:
             return False
         return policy.rounds_left(self._settings, self._link.estimate, now) > 1
 
@@ -345,19 +347,27 @@ class Sender:
 
     # ---- new plans, and the end --------------------------------------------------------------------
 
-    def _wish(self, now: float) -> Prospect | None:
-        """What a new plan could do, if one is worth having now."""
+    def _waits_for_plan(self, now: float) -> bool:
+        """Whether too much was lost for what is left, and all of it is to be planned again."""
+        if self._hurry or not self._ledger.lost_packets:
+            return False
+        prospect = self._wish(now)
+        return prospect is not None and prospect.short
+
+    def _wish(self, now: float, *, soon: bool = False) -> Prospect | None:
+        """What a new plan could do, if one is worth having now, or soon."""
         if self.done or not self._closed or self._rejoining or self._holding.blind or not self._sure:
             return None
         if len(self._ledger.revisions) >= MAX_REVISIONS:
             return None
-        return self._replanning.wish(self._ledger, self._link.estimate, self._link.waiting_bytes(now), now)
+        waiting = self._link.waiting_bytes(now)
+        return self._replanning.wish(self._ledger, self._link.estimate, waiting, now, soon=soon)
 
     @property
     def _sure(self) -> bool:
         """Whether enough was seen of the link to plan again."""
         if self._hurry:
-            return self._link.meters.rate.busy_s >= _SURE_S
+            return self._link.meters.rate.busy_s >= _SURE_S and not self._link.meters.rate.settles
         return self._link.meters.loss.packets >= _SURE_PACKETS or not self._ledger.unresolved_packets
 
     def _settle(self, now: float) -> None:
@@ -383,7 +393,9 @@ class Sender:
             return False
         if self._ledger.unresolved_packets and not self._holding.blind and self._answer_matters(now):
             return False
-        return self._wish(now) is None
+        if len(self._ledger.revisions) < _FINER_PLANS and self._replanning.enough_time(self._link.estimate, now):
+            return self._holding.blind
+        return self._wish(now, soon=not self._hurry) is None
 
     def _too_late(self, now: float) -> bool:
         """Whether nothing that goes now can arrive in time."""
@@ -402,6 +414,8 @@ class Sender:
             times.append(self._ledger.first_passed_s + link.allowance_s)
         if self._settings.deadline_s is not None:
             times.append(self._settings.deadline_s - policy.one_way_s(link.estimate))
+            if not self._ledger.open_bytes:
+                times.append(now + policy.QUEUE_S)
         return min(times)
 
     @property
