@@ -175,8 +175,8 @@ class Replanning:
 
     def _in_bytes(self, ledger: Ledger, link: LinkEstimate, _waiting_bytes: float, _now: float) -> Prospect:
         """Nothing goes while the plan is made: what all lost packets need is shared evenly among them."""
-        left = self._settings.budget_bytes - ledger.sent_bytes - policy.POLL_SPARE_BYTES
-        left = max(left - link.loss_rate * ledger.unresolved_bytes, 0.0)
+        unspent = self._settings.budget_bytes - ledger.sent_bytes - policy.POLL_SPARE_BYTES
+        left = max(unspent - link.loss_rate * ledger.unresolved_bytes, 0.0)
         packets = left / self._settings.packet_bytes
         share = 1 - min(link.loss_at_most if packets < _MANY_PACKETS else policy.feared_loss(link), 0.5)
         if packets < _FEW_PACKETS and link.loss_at_most > _MAY_BE_LOST:

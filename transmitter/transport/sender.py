@@ -367,7 +367,9 @@ class Sender:
     def _sure(self) -> bool:
         """Whether enough was seen of the link to plan again."""
         if self._hurry:
-            return self._link.meters.rate.busy_s >= _SURE_S and not self._link.meters.rate.settles
+            rate = self._link.meters.rate
+            # With nothing more to send, no more is going to be seen.
+            return not self._ledger.open_bytes or (rate.busy_s >= _SURE_S and not rate.settles)
         return self._link.meters.loss.packets >= _SURE_PACKETS or not self._ledger.unresolved_packets
 
     def _settle(self, now: float) -> None:
