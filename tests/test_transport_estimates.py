@@ -176,3 +176,26 @@ def test_a_transmission_that_saw_nothing_teaches_nothing() -> None:
     memory.learn(LinkEvidence(5e6, 0.1, 0.0, 0, 0, 0, None), 1.0)
     assert memory.estimate(1e6, 0.02, 1.0) == LinkMemory().estimate(1e6, 0.02, 1.0)
     assert math.isfinite(memory.estimate(1e6, 0.02, 1.0).rate_bps)
+
+
+def test_half_a_second_at_one_rate_is_remembered_as_steady_and_less_is_not() -> None:
+    found = []
+    for seconds in (0.1, 0.3, 0.6, 2.0):
+        meter, memory = RateMeter(1e6, 0.3, 0.2), LinkMemory()
+        for _ in range(round(seconds / 0.01)):
+            meter.saw(1_250, 0.01)
+        memory.learn(LinkEvidence(meter.rate_bps, meter.seen_spread, meter.busy_s, 10, 0, 0, 0.04), 0.0)
+        found.append(memory.estimate(1e6, 0.02, 1.0).rate_spread)
+    assert found == sorted(found, reverse=True)
+    assert found[0] > 0.2
+    assert found[2] < 0.15
+    assert found[3] < 0.1
+
+
+def test_what_a_belief_says_of_the_spread_is_no_evidence() -> None:
+    meter = RateMeter(1e6, 0.3, 0.2)
+    assert meter.seen_spread == pytest.approx(0.3)  # nothing else is known
+    for _ in range(30):
+        meter.saw(1_250, 0.01)
+    assert meter.seen_spread == pytest.approx(0, abs=1e-9)
+    assert meter.spread > 0.1

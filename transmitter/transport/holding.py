@@ -104,7 +104,9 @@ class Holding:
     def _whole_reserve(self, reserve: float, entry: Entry) -> float:
         """Unless the link is known to be clean, what is under way could be planned again in as many bytes."""
         link = self._link.estimate
-        share = link.loss_at_most if link.loss_at_most < _CLEAN else min(_KEPT * link.loss_at_most, 1.0)
+        share = link.loss_at_most
+        if share >= _CLEAN:
+            share = 1.0 if self._ledger.lost_packets else min(_KEPT * share, 1.0)
         reserve += share * self._ledger.unresolved_bytes
         return max(reserve, self._settings.packet_bytes) if entry.state is State.LOST else reserve
 
