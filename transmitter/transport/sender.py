@@ -410,7 +410,7 @@ class Sender:
         times = [self._asking.due_s, self._replanning.wake_s(now)]
         if self._held is Hold.QUEUE:
             times.append(max(link.drained_s(policy.queue_bytes(link.estimate), now), now + _LOOK_S))
-        if self._held is Hold.RESERVE:
+        if self._held is Hold.RESERVE and link.waiting_bytes(now) > self._holding.spare_bytes:
             times.append(max(link.drained_s(self._holding.spare_bytes, now), now + _LOOK_S))
         if self._ledger.first_passed_s is not None:
             times.append(self._ledger.first_passed_s + link.allowance_s)
