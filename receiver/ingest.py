@@ -2,7 +2,7 @@
 
 import math
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -37,6 +37,8 @@ class _Heard:
     """Whether the store had it."""
     complete: Callable[[], Entry | None] = _never
     """What was told to be complete, as long as it exists and was not opened again."""
+    complete_version: int = 0
+    """Of its assembly when that was told."""
 
 
 class StreamIngest:
@@ -85,13 +87,26 @@ class StreamIngest:
         return None if entry is None else self._completed(entry, heard)
 
     def end(self) -> list[Entry]:
-        """Ends the stream and every transmission on it that is not complete; returns these."""
-        ended = list(self._open.values())
+        """Ends the stream and every transmission on it that is not complete; returns these.
+
+        Complete ones of which more came since, finer patches mostly, are among them.
+        """
+        ended = [*self._open.values(), *self._grown()]
         self._open.clear()
         for entry in ended:
             entry.assembly.close()
             self._metrics.count_end(entry)
         return ended
+
+    def _grown(self) -> Iterator[Entry]:
+        """Transmissions that were complete, and of which more came since."""
+        for heard in self._heard.values():
+            entry = heard.complete()
+            if entry is None or entry.assembly.transmission_id in self._open:
+                continue
+            if entry.assembly.version > heard.complete_version:
+                heard.complete_version = entry.assembly.version
+                yield entry
 
     def _sort(self, packet: Packet, data: bytes, now: float) -> tuple[Entry | None, str]:
         if packet.kind in _BACKWARD:
@@ -146,7 +161,7 @@ class StreamIngest:
             return None
         if heard.complete() is entry:
             return None
-        heard.complete = weakref.ref(entry)
+        heard.complete, heard.complete_version = weakref.ref(entry), entry.assembly.version
         self._open.pop(entry.assembly.transmission_id, None)
         self._metrics.count_end(entry)
         return entry

@@ -146,6 +146,18 @@ async def test_revisions_open_a_complete_transmission_again(receiver: Receiver) 
     assert (shown == np.maximum(FIRST.levels, MORE.levels)).all()
 
 
+async def test_finer_patches_of_a_complete_one_are_reported_in_the_end(receiver: Receiver) -> None:
+    finer = sent(levels=np.where(np.arange(SENT.grid.count) % 2, 3, 0).astype(np.uint8), revision=1, seed=3)
+    talk = stream(receiver)
+    await talk.write(FIRST.packets)
+    first = await talk.report()
+    await talk.write(finer.packets)
+    reports = [Report.from_packet(packet) for packet in await talk.rest() if packet.kind is PacketKind.REPORT]
+    assert first.outcome is reports[-1].outcome is ReportOutcome.COMPLETE
+    assert first.received_bytes == sum(map(len, FIRST.packets))
+    assert reports[-1].received_bytes == first.received_bytes + sum(map(len, finer.packets))
+
+
 async def test_a_revision_that_is_not_finished_ends_partial(receiver: Receiver) -> None:
     talk = stream(receiver)
     await talk.write(FIRST.packets)
