@@ -111,3 +111,18 @@ def _packed(transmission_id: int, revision: int, payloads: list[UInt8Array], run
         packets.append(Packet(PacketKind.PATCHES, transmission_id, first, body, revision).to_bytes())
         first += run
     return packets
+
+
+@dataclass(frozen=True)
+class Source:
+    """What `repair_packets` takes."""
+
+    position: int
+    patches: int
+    data: bytes
+
+
+def sources(whole: Sent) -> list[Source]:
+    starts = [Packet.from_bytes(data).position for data in whole.patches]
+    ends = [*starts[1:], whole.expected]
+    return [Source(*each) for each in zip(starts, np.subtract(ends, starts).tolist(), whole.patches, strict=True)]

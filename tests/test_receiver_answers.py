@@ -2,13 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from receiver_fakes import ID, Sent, sent
+from receiver_fakes import ID, Sent, sent, sources
 from test_receiver_server import Receiver, pixels, running
 
 from receiver.journal import read_journal
@@ -245,21 +244,6 @@ async def test_forged_answers_are_nobody_s(receiver: Receiver, tmp_path: Path) -
 
 
 # ---- repair, and journals -------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Source:
-    """What `repair_packets` takes."""
-
-    position: int
-    patches: int
-    data: bytes
-
-
-def sources(whole: Sent) -> list[Source]:
-    starts = [Packet.from_bytes(data).position for data in whole.patches]
-    ends = [*starts[1:], whole.expected]
-    return [Source(*each) for each in zip(starts, np.subtract(ends, starts).tolist(), whole.patches, strict=True)]
 
 
 def journal(folder: Path) -> list[Packet]:

@@ -2,13 +2,12 @@
 
 import contextlib
 import random
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from receiver_fakes import ID, Sent, receivers, sent
+from receiver_fakes import ID, receivers, sent, sources
 
 from receiver.assembly import Arrival, Assembly
 from receiver.repairs import MAX_REPAIR_BYTES
@@ -20,21 +19,6 @@ from shared.reports import ReportOutcome
 
 SENT = sent(size=(120, 90))
 LATER = sent(size=(120, 90), levels=np.where(SENT.levels, 0, 3).astype(np.uint8), revision=1, seed=4)
-
-
-@dataclass(frozen=True)
-class Source:
-    """What `repair_packets` takes."""
-
-    position: int
-    patches: int
-    data: bytes
-
-
-def sources(whole: Sent) -> list[Source]:
-    starts = [Packet.from_bytes(data).position for data in whole.patches]
-    ends = [*starts[1:], whole.expected]
-    return [Source(*each) for each in zip(starts, np.subtract(ends, starts).tolist(), whole.patches, strict=True)]
 
 
 BLOCK = slice(2, 12)

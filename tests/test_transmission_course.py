@@ -15,7 +15,7 @@ from shared.pictures import png_bytes
 from shared.reports import ReportOutcome
 from shared.stubs.mmsc.v1 import channel_pb2, transmitter_pb2
 from transmitter.budget import Budget
-from transmitter.carrying import course_of, first_bytes
+from transmitter.carrying import course_of, first_plan
 from transmitter.hearing import Heard
 from transmitter.metrics import TransmitterMetrics
 from transmitter.pipeline import Job, Pipeline, StageClock
@@ -33,7 +33,7 @@ LOSSY = replace(CALM, loss_rate=0.1, loss_at_most=0.2)
 def planned(job=JOB, believed=CALM):
     clock = StageClock(lambda: 0.0)
     pipeline = Pipeline({"ladder": mean_sender()}, {"left-half": LeftHalf()})
-    *_, stage = pipeline.run(job, 64_000, clock, lambda limit: first_bytes(job, believed, limit))
+    *_, stage = pipeline.run(job, 64_000, clock, lambda limit: first_plan(job, believed, limit))
     return stage
 
 
@@ -41,9 +41,12 @@ def planned(job=JOB, believed=CALM):
 
 
 def test_the_first_plan_takes_all_of_the_budget_unless_some_of_it_may_get_lost():
-    assert first_bytes(JOB, CALM, 6_000) == 6_000
-    assert 5_000 < first_bytes(JOB, LOSSY, 6_000) <= 5_400
-    assert first_bytes(replace(JOB, open_loop=True), LOSSY, 6_000) == 6_000
+    assert first_plan(JOB, CALM, 6_000).budget_bytes == 6_000
+    assert 5_000 < first_plan(JOB, LOSSY, 6_000).budget_bytes <= 5_400
+    assert first_plan(replace(JOB, open_loop=True), LOSSY, 6_000).budget_bytes == 6_000
+    assert first_plan(JOB, CALM, 6_000).packet_bytes == JOB.packet_bytes
+    hurried = replace(JOB, time_s=0.5, packet_bytes=1_200)
+    assert first_plan(hurried, CALM, 6_000).packet_bytes < 1_200  # a late packet is to cost little
     assert 0.97 * 5_300 < planned(believed=LOSSY).plan.wire_bytes <= 5_400
     assert planned(believed=LOSSY).budget_bytes == 6_000
 
@@ -54,7 +57,7 @@ def test_with_a_deadline_the_first_plan_is_what_the_link_is_believed_to_carry():
     assert stage.budget_bytes == 0.2 * 64_000 / 8
     assert stage.limit_bytes > 1e9
     assert 0.5 * 0.175e6 / 8 < stage.plan.wire_bytes <= 0.175e6 / 8
-    assert first_bytes(replace(job, budget=Budget("wire_bytes", 900), time_s=0.2), CALM, 900) == 900
+    assert first_plan(replace(job, budget=Budget("wire_bytes", 900), time_s=0.2), CALM, 900).budget_bytes == 900
 
 
 def test_a_budget_of_little_more_than_a_header_is_not_refused_for_what_would_be_held_back():

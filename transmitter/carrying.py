@@ -19,12 +19,12 @@ from shared.stubs.mmsc.v1 import channel_pb2, channel_pb2_grpc
 from transmitter.config import TransmitterConfig
 from transmitter.course import Course, Ended, Event, Replanned, Sent
 from transmitter.metrics import DEADLINES, TransportMetrics
-from transmitter.pipeline import Job, PlanStage
+from transmitter.pipeline import FirstPlan, Job, PlanStage
 from transmitter.sending import Patience, send
 from transmitter.streams import RelayStream, message_size
 from transmitter.transport.contract import LinkEstimate, SenderSettings, SenderStats
 from transmitter.transport.memory import LinkMemory
-from transmitter.transport.sender import Sender, first_budget
+from transmitter.transport.sender import Sender, first_budget, first_packet_bytes
 from transmitter.undertakings import Undertaking, Unfinished
 
 _T = TypeVar("_T")
@@ -122,9 +122,11 @@ class Carrier:
         self._replanners.shutdown(wait=False, cancel_futures=True)
 
 
-def first_bytes(job: Job, believed: LinkEstimate, limit_bytes: int) -> int:
-    """Of the bytes that a transmission may take, how many its first plan may."""
-    return first_budget(sender_settings(job, limit_bytes, 0.0), believed, 0.0)
+def first_plan(job: Job, believed: LinkEstimate, limit_bytes: int) -> FirstPlan:
+    """Of the bytes that a transmission may take, what its first plan may."""
+    settings = sender_settings(job, limit_bytes, 0.0)
+    size = min(first_budget(settings, believed, 0.0), limit_bytes)
+    return FirstPlan(size, first_packet_bytes(settings, believed, 0.0))
 
 
 def course_of(job: Job, stage: PlanStage, link: channel_pb2.LinkSettings, believed: LinkEstimate) -> Course:

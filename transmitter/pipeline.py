@@ -11,7 +11,7 @@ Every stage is a plain function of arrays and bytes; clocks come in from outside
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -32,8 +32,17 @@ from transmitter.transport.contract import PackedRevision
 MAX_QUERY_CHARACTERS = 2_000
 """What is read of a query; the rest is left unread."""
 
-Allowance: TypeAlias = Callable[[int], int]
-"""Of the bytes that a transmission may take, how many its first plan may."""
+
+class FirstPlan(NamedTuple):
+    """What the first plan may take."""
+
+    budget_bytes: int
+    packet_bytes: int
+    """Largest packet."""
+
+
+Allowance: TypeAlias = Callable[[int], FirstPlan]
+"""Of the bytes that a transmission may take, what its first plan may."""
 
 CLIENT_MAP = "client"
 """What the events call a relevance map that came with the request."""
@@ -150,7 +159,7 @@ class Pipeline:
             job: the request.
             rate_bps: the channel's claimed rate, for budgets that are given as a deadline.
             clock: where the stages' times go.
-            allowance: how many bytes the first plan may take; None: the whole budget.
+            allowance: what the first plan may take; None: the whole budget, in packets as long as asked for.
 
         Raises:
             InvalidInputError: the picture, the map, the extractor, the codec or the budget is unusable.
@@ -170,8 +179,8 @@ class Pipeline:
             prepared = codec.prepare(image)
         with clock.stage("allocate"):
             guide = guiding_map(relevance)
-            first_bytes = budget_bytes if allowance is None else min(allowance(limit_bytes), limit_bytes)
-            plan = _first_plan(prepared, guide, job, first_bytes, budget_bytes)
+            first = FirstPlan(budget_bytes, job.packet_bytes) if allowance is None else allowance(limit_bytes)
+            plan = _first_plan(prepared, guide, job, first, budget_bytes)
         with clock.stage("pack"):
             packed = pack_revision(plan, job.transmission_id, 0)
         replanner = Replanner(prepared, guide, job.strategy, job.transmission_id, [plan], [packed])
@@ -220,16 +229,16 @@ class Pipeline:
         return self.extractors[name]
 
 
-def _first_plan(prepared: PreparedPicture, guide: Float32Array, job: Job, first_bytes: int, budget_bytes: int) -> Plan:
+def _first_plan(prepared: PreparedPicture, guide: Float32Array, job: Job, first: FirstPlan, budget_bytes: int) -> Plan:
     """A plan of so many bytes; where they do not hold even a header, of the whole budget."""
 
     def plan(size: int) -> Plan:
-        return prepared.plan(guide, PlanRequest(size, job.packet_bytes, job.strategy))
+        return prepared.plan(guide, PlanRequest(size, first.packet_bytes, job.strategy))
 
     try:
-        return plan(first_bytes)
+        return plan(first.budget_bytes)
     except BudgetTooSmallError:
-        if first_bytes >= budget_bytes or job.deadline_s is not None:
+        if first.budget_bytes >= budget_bytes or job.deadline_s is not None:
             raise
     return plan(budget_bytes)
 

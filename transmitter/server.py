@@ -21,7 +21,7 @@ from shared.service import LINK_OPTIONS, MAX_UPLOAD_BYTES, running
 from shared.stubs.mmsc.v1 import channel_pb2, transmitter_pb2, transmitter_pb2_grpc
 from shared.telemetry import new_registry
 from shared.tracing import Tracer, span, tracer_for
-from transmitter.carrying import Carrier, course_of, first_bytes
+from transmitter.carrying import Carrier, course_of, first_plan
 from transmitter.config import TransmitterConfig
 from transmitter.course import Ended, Event, Sent
 from transmitter.messages import (
@@ -110,7 +110,7 @@ class TransmitterServicer(transmitter_pb2_grpc.TransmitterServiceServicer):
             reason = f"{job.packet_bytes} is more than the channel's queue of {link.settings.queue_bytes} bytes holds"
             raise InvalidInputError("options.packet_bytes", reason)
         clock, believed = StageClock(time.monotonic), self._carrier.believed(link.settings)
-        stages = self._pipeline.run(job, link.settings.rate_bps, clock, partial(first_bytes, job, believed))
+        stages = self._pipeline.run(job, link.settings.rate_bps, clock, partial(first_plan, job, believed))
 
         def relevance_ready() -> transmitter_pb2.RelevanceReady:
             return relevance_message(_next(stages, RelevanceStage), with_map=request.options.return_maps)

@@ -22,9 +22,10 @@ from transmitter.packing import pack_revision
 from transmitter.planning import Earlier, Plan, PlanRequest
 from transmitter.transport.contract import PackedRevision, RevisionWanted, SenderSettings, SenderStats
 from transmitter.transport.memory import LinkMemory
+from transmitter.transport.policy import USUAL_REPLAN_S
 from transmitter.transport.sender import Sender, first_budget, first_packet_bytes
 
-REPLAN_S = 0.3
+REPLAN_S = USUAL_REPLAN_S
 """What planning a revision takes of a photo of the paper's size on one core."""
 
 _ID = 7

@@ -14,9 +14,6 @@ PATIENCE_S: Final = 3.0
 FORGET_S: Final = 10.0
 """After which time a new plan is not expected any more."""
 
-REPLAN_S: Final = 0.3
-"""How long a plan takes, before one was seen."""
-
 _LEAST_BYTES: Final = 120  # less is not worth a plan
 _HEADER_BYTES: Final = 60  # of a revision, before there was one: it has no sketch, and skips most patches
 _NEWS: Final = 0.3  # by how much a budget must change before it is offered again
@@ -66,7 +63,7 @@ class Replanning:
     def __init__(self, settings: SenderSettings, now: float) -> None:
         self._settings = settings
         self._hurry = settings.deadline_s is not None
-        self._replan_s = REPLAN_S
+        self._replan_s = policy.USUAL_REPLAN_S
         self._finer: set[int] = set()
         self._asked_finer = self._left_out = False
         self._asked_s: float | None = None
