@@ -14,7 +14,7 @@ from enum import Enum
 from itertools import pairwise
 from typing import Final
 
-from receiver.contract import ArrivedPatches, Layout, ReceiverCodec, ReceiverCodecs
+from receiver.contract import ArrivedPatches, Layout, Piece, ReceiverCodec, ReceiverCodecs
 from receiver.header import MAX_SECTION_BYTES, readable
 from receiver.repairs import Repairs
 from receiver.revision import OBJECT_BYTES, Revision
@@ -76,9 +76,9 @@ class Assembly:
         """COMPLETE once every announced patch is there; after `close`, PARTIAL or (without header) FAILED.
 
         Where every patch is there but not all can be made sense of, nothing more will come: PARTIAL. A revision that
-        announces more makes it RECEIVING again.
+        announces more makes it RECEIVING again. Of patches that come in several scans, all scans must be there.
         """
-        if self.header is not None and sum(self.levels_received) == self.expected_patches:
+        if self.header is not None and sum(self.levels_received) == self.expected_patches and not self._missing_parts:
             return ReportOutcome.PARTIAL if self.unreadable_patches else ReportOutcome.COMPLETE
         if not self._closed:
             return ReportOutcome.RECEIVING
@@ -146,9 +146,24 @@ class Assembly:
         """What the picture can be rebuilt from; None before the header of the first revision has arrived."""
         if self.header is None:
             return None
-        first, *others = (self._revisions[number] for number in sorted(self._revisions))
-        later = (revision.snapshot(self.version) for revision in others if revision.kept_bytes)
-        return first.snapshot(self.version, tuple(later))
+        planned = [number for number, revision in sorted(self._revisions.items()) if not revision.scan]
+        first, *others = (number for number in planned if not number or self._revisions[number].kept_bytes)
+        later = (self._revisions[number].snapshot(self.version, self._scans(number)) for number in others)
+        return self._revisions[first].snapshot(self.version, self._scans(first), tuple(later))
+
+    def _scans(self, number: int) -> tuple[tuple[Piece, ...], ...]:
+        """What arrived of the scans that go on where a revision ends."""
+        scans: list[tuple[Piece, ...]] = []
+        while (scan := self._revisions.get(number + 1 + len(scans))) is not None and scan.scan:
+            scans.append(scan.pieces)
+        return tuple(scans)
+
+    @property
+    def _missing_parts(self) -> int:
+        """Parts of bodies that are announced by those of the scan before, and have not arrived."""
+        following = (self._revisions.get(number + 1) for number in self._revisions)
+        parts = sum(scan.piece_count for scan in following if scan is not None and scan.scan)
+        return sum(revision.ends for revision in self._revisions.values()) - parts
 
     def report(self, reconstruct_s: float) -> Report:
         """The answer to the transmitter; `reconstruct_s` is what the picture took."""
@@ -219,26 +234,34 @@ class Assembly:
             section = revision.section()
             if section is None or (revision.number and self.header is None):
                 return
-            self._open_by(section, revision)
+            header, codec = readable(section, self.header, self._codecs)
+            if header.scan and not self._is_open(revision.number - 1):
+                return
+            self._open_by(section, revision, header, codec)
         except StreamError:
             self._forget_header(revision)
             raise
-        if not revision.number:
-            for number in sorted(self._revisions.keys() - {0}):
-                try:
+        for number in sorted(self._revisions) if not revision.number else [revision.number + 1]:
+            try:
+                if number and number in self._revisions and self._revisions[number].header is None:
                     self._open(self._revisions[number])
-                except StreamError:
-                    continue  # without the first header nobody could tell that it was foreign
+            except StreamError:
+                continue  # without the first header nobody could tell that it was foreign
+
+    def _is_open(self, number: int) -> bool:
+        return number in self._revisions and self._revisions[number].header is not None
 
     def _forget_header(self, revision: Revision) -> None:
         revision.forget_header()
         if revision.empty:
             del self._revisions[revision.number]
 
-    def _open_by(self, section: bytes, revision: Revision) -> None:
+    def _open_by(self, section: bytes, revision: Revision, header: StreamHeader, codec: ReceiverCodec) -> None:
         """Everything that can fail comes first, so that a bad header leaves no trace."""
-        header, codec = readable(section, self.header, self._codecs)
-        layout = Layout.of(codec.open(header), codec.entry)
+        if header.scan:
+            layout = self._revisions[revision.number - 1].layout
+        else:
+            layout = Layout.of(codec.open(header), codec.entry)
         if self.header is None:
             self.header, self._codec = header, codec
         revision.open(section, header, layout, codec)
@@ -247,10 +270,12 @@ class Assembly:
         self.version += 1
 
     def _count(self, revision: Revision, codec: ReceiverCodec, grid: PatchGrid) -> None:
-        """From the second revision on, patches are counted over all of them."""
+        """From the second plan on, patches are counted over all of them; a scan brings no patches of its own."""
+        if revision.scan:
+            return
         fresh = [revision]
         if self._tally is None:
-            fresh = [held for held in self._revisions.values() if held.header is not None]
+            fresh = [held for held in self._revisions.values() if held.header is not None and not held.scan]
             if len(fresh) == 1:
                 return
             self._tally = Tally(grid.count, codec.entry.levels)
@@ -280,7 +305,7 @@ class Assembly:
         """Puts patches where they belong, and what repair packets know then; whether anything was new."""
         pieces = revision.place(position, body)
         for piece in pieces:
-            if self._tally is not None:
+            if self._tally is not None and not revision.scan:
                 self._tally.arrive(revision.number, piece.place)
         if not pieces:
             return False

@@ -7,7 +7,7 @@ pieces ────────────────────────�
 ```
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import ClassVar, Final, Protocol
@@ -15,10 +15,11 @@ from typing import ClassVar, Final, Protocol
 import numpy as np
 
 from receiver.contract import ArrivedPatches, DecodedPatches, Layout, Piece, overlaid
-from receiver.whole_bodies import whole_body
+from receiver.whole_bodies import scanned, whole_body
 from shared.arrays import BoolArray, Int16Array, Int64Array, UInt8Array
 from shared.codec.entropy.background import GREY
-from shared.codec.entropy.codec import EntropyCodec, Scene, beginning, patches_in
+from shared.codec.entropy.codec import EntropyCodec, Scene, beginning, goes_on, joined, patches_in
+from shared.codec.entropy.context import QUALITIES
 from shared.codec.entropy.levels import EXACT, LEVELS, QUALITY_EXACT, QUALITY_SKIPPED, SKIPPED, sending_order
 from shared.codec.registry import ENTROPY, CodecEntry
 from shared.entropy_level_map import decode as decode_level_map
@@ -29,6 +30,7 @@ from shared.patches import PATCH_SIZE, PatchGrid
 
 _QUANTISER_BYTES: Final = 2  # base and spacing, before the level map proper
 _BACKGROUNDS: Final = 8  # kept: 3 bytes per patch each
+CUT = 16  # quantisers by which patches count as coarser whose later scans are missing: an octave
 
 
 class Restorer(Protocol):
@@ -69,6 +71,7 @@ class EntropyReceiver:
     restorer: Restorer
 
     entry: ClassVar[CodecEntry] = ENTROPY
+    scans: ClassVar[bool] = True
 
     @property
     def weights_hash(self) -> bytes:
@@ -87,7 +90,7 @@ class EntropyReceiver:
 
     def pieces(self, layout: Layout, position: int, body: bytes) -> list[Piece]:
         """The body as it is."""
-        return whole_body(layout, position, body, patches_in(body))
+        return whole_body(layout, position, body, patches_in(body), goes_on=goes_on(body))
 
     def usable(self, layout: Layout, position: int, body: bytes) -> bytes:
         """The beginning of lossy patches tells all of them, more coarsely; that of exact ones is of no use."""
@@ -103,8 +106,9 @@ class EntropyReceiver:
         base, spacing = header.level_map[:_QUANTISER_BYTES]
         order, means = sending_order(planned, header.grid), self.codec.expected_means(colours)
         scene = Scene(header.grid, planned, base, spacing, order, means)
-        bodies = [(piece.first, piece.payload) for piece in arrived.pieces]
+        bodies = [(piece.first, joined(parts)) for piece, parts in scanned(arrived)]
         patches, qualities = self.codec.decode(scene, bodies)
+        _coarsen(qualities, [order[first : first + patches_in(body)] for first, body in bodies if goes_on(body)])
         levels = np.where(qualities == QUALITY_SKIPPED, SKIPPED, planned).astype(np.uint8)
         return DecodedEntropy(self, header, patches, levels, qualities, colours)
 
@@ -142,6 +146,13 @@ class EntropyReceiver:
         patches, levels = np.zeros((count, PATCH_SIZE, PATCH_SIZE, 3), np.uint8), np.zeros(count, np.uint8)
         qualities, colours = np.full(count, QUALITY_SKIPPED, np.int16), np.full((count, 3), GREY, np.uint8)
         return DecodedEntropy(self, header, patches, levels, qualities, colours)
+
+
+def _coarsen(qualities: Int16Array, cut: Sequence[Int64Array]) -> None:
+    """Of patches whose later scans are missing, the quantiser that would show them about as well."""
+    for numbers in cut:
+        told = qualities[numbers]
+        qualities[numbers] = np.where(told >= 0, np.minimum(told + CUT, QUALITIES - 1), told)
 
 
 def _at_least_as_fine(qualities: Int16Array, others: Int16Array) -> BoolArray:

@@ -39,6 +39,8 @@ class Revision:
         """Patches that have arrived at each level; nothing arrives at level 0."""
         self.kept_bytes = 0
         """Of the patches that have a place, without what is around them."""
+        self.ends = 0
+        """Pieces that go on in the next scan."""
         self._codec: ReceiverCodec | None = None
         self._gathered = HeaderSection()
         self._section = b""
@@ -76,6 +78,21 @@ class Revision:
         return OBJECT_BYTES + fixed + self.early_bytes + self.kept_bytes + len(self._pieces) * OBJECT_BYTES
 
     @property
+    def scan(self) -> bool:
+        """Whether it is open, and a scan of the revision before."""
+        return self.header is not None and self.header.scan
+
+    @property
+    def pieces(self) -> tuple[Piece, ...]:
+        """What has a place."""
+        return tuple(self._pieces.values())
+
+    @property
+    def piece_count(self) -> int:
+        """How many pieces have a place."""
+        return len(self._pieces)
+
+    @property
     def places(self) -> Iterator[slice]:
         """Where in the order of sending the patches are that arrived, piece by piece."""
         return (piece.place for piece in self._pieces.values())
@@ -100,11 +117,13 @@ class Revision:
             at = piece.place.stop
         return b"".join(found) if at == place.stop else None
 
-    def snapshot(self, version: int, later: tuple[ArrivedPatches, ...] = ()) -> ArrivedPatches:
-        """What can be decoded; to be asked of an open revision."""
+    def snapshot(
+        self, version: int, scans: tuple[tuple[Piece, ...], ...] = (), later: tuple[ArrivedPatches, ...] = ()
+    ) -> ArrivedPatches:
+        """What can be decoded, with its further scans; to be asked of an open revision."""
         assert self._codec is not None
         assert self.header is not None
-        return ArrivedPatches(self._codec, self.header, self.layout, tuple(self._pieces.values()), version, later)
+        return ArrivedPatches(self._codec, self.header, self.layout, self.pieces, version, later, scans)
 
     # ---- header --------------------------------------------------------------------------------
 
@@ -206,6 +225,7 @@ class Revision:
     def _keep(self, piece: Piece) -> None:
         self._pieces[piece.first] = piece
         self.kept_bytes += len(piece.payload)
+        self.ends += piece.goes_on
         self._arrived[piece.place] = True
         for level, patches in enumerate(self.layout.level_counts(piece.place)):
             self.received[level] += patches

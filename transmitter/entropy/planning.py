@@ -18,10 +18,11 @@ from typing import Final
 import numpy as np
 
 from shared.arrays import Float32Array, UInt8Array
-from shared.codec.entropy.codec import EntropyCodec
+from shared.codec.entropy.codec import EntropyCodec, parts_of
 from shared.codec.entropy.context import QUALITIES
 from shared.codec.entropy.lossy_model import DEFAULT_PRICE
 from shared.errors import BudgetTooSmallError
+from shared.packets import PACKET_HEADER_BYTES
 from transmitter.entropy.revisions import Served
 from transmitter.entropy.search import Search
 from transmitter.entropy.settings import ALL_EXACT, Setting
@@ -94,7 +95,13 @@ def plan_exactly(codec: EntropyCodec, image: UInt8Array, request: PlanRequest) -
 
 
 def _plan(trial: Trial, request: PlanRequest) -> Plan:
-    return Plan(trial.header, trial.levels, trial.bodies or (), request.packet_bytes, request.frame_bytes)
+    limit = request.packet_bytes - PACKET_HEADER_BYTES
+    cut = [(body, parts_of(body.content, limit)) for body in trial.bodies or ()]
+    first, *scans = (
+        tuple(replace(body, content=parts[number]) for body, parts in cut if number < len(parts))
+        for number in range(max((len(parts) for _, parts in cut), default=1))
+    )
+    return Plan(trial.header, trial.levels, first, request.packet_bytes, request.frame_bytes, tuple(scans))
 
 
 def _layer_alone(codec: EntropyCodec, image: UInt8Array, relevance: Float32Array, request: PlanRequest) -> Trial:

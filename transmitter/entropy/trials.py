@@ -15,13 +15,14 @@ from shared.codec.entropy.codec import (
     EntropyCodec,
     Run,
     Scene,
+    parts_needed,
     patches_in,
 )
 from shared.codec.entropy.context import quantiser_steps
 from shared.codec.entropy.levels import EXACT, sending_order
 from shared.codec.entropy.lossy_model import DEFAULT_PRICE
 from shared.entropy_level_map import encode as encode_level_map
-from shared.packets import PACKET_HEADER_BYTES, StreamHeader
+from shared.packets import PACKET_HEADER_BYTES, SECTION_HEADER_BYTES, StreamHeader
 from transmitter.entropy.revisions import Served
 from transmitter.entropy.settings import Setting, Source, at_price, guessed_bits, levels_at
 from transmitter.planning import Body, PlanRequest, wire_bytes
@@ -98,8 +99,13 @@ class Trials:
 
     def _wire_bytes(self, header: StreamHeader, sizes: list[int]) -> int:
         # A patch that fits no packet, as of noise under a fine quantiser, rules the setting out.
-        fits = max(sizes, default=0) <= self._capacity
-        return wire_bytes(len(header.to_bytes()), sizes, self.request) if fits else _NEVER
+        if max(sizes, default=0) > self._capacity:
+            return _NEVER
+        parts = [parts_needed(size, self._packet_capacity) for size in sizes]
+        further = sum(parts) - len(parts)
+        around = further * (PACKET_HEADER_BYTES + self.request.frame_bytes + COUNT_BYTES)
+        scan_headers = (max(parts, default=1) - 1) * wire_bytes(SECTION_HEADER_BYTES, (), self.request)
+        return wire_bytes(len(header.to_bytes()), sizes, self.request) + around + scan_headers
 
     def _scene(self, levels: UInt8Array, base: int, spacing: int) -> Scene:
         order = sending_order(levels, self.source.grid)
@@ -137,7 +143,7 @@ class Trials:
 
     def _exact(self, scene: Scene, bits: Float64Array) -> Iterator[_Piece]:
         exact = np.flatnonzero(scene.levels[scene.order] == EXACT)
-        for run in self._runs(scene, exact, bits):
+        for run in self._runs(scene, exact, bits, self._packet_capacity):
             yield from self._exact_within(scene, run)
 
     def _exact_within(self, scene: Scene, run: Run) -> Iterator[_Piece]:
@@ -145,7 +151,7 @@ class Trials:
         if key not in self._exact_bodies:
             self._exact_bodies[key] = self.codec.encode_exact(scene, run, self.source.patches)
         body = self._exact_bodies[key]
-        if len(body) <= self._capacity or len(run.numbers) == 1:
+        if len(body) <= self._packet_capacity or len(run.numbers) == 1:
             yield _Piece(run.first, len(body), body)
             return
         for half in _halves(run):
@@ -153,7 +159,7 @@ class Trials:
 
     def _lossy(self, scene: Scene, bits: Float64Array, price: float, code: Coding) -> list[_Piece]:
         lossy = np.flatnonzero(scene.levels[scene.order] != EXACT)
-        waiting = list(self._runs(scene, lossy, bits))
+        waiting = list(self._runs(scene, lossy, bits, self._capacity))
         coefficients = self._coefficients(scene)
         done: list[_Piece] = []
         while waiting:
@@ -192,9 +198,9 @@ class Trials:
         pairs = zip(runs, measured.body_bytes, strict=True)
         return [_Piece(run.first, size, None) for run, size in pairs], measured.bits
 
-    def _runs(self, scene: Scene, ordinals: Int64Array, bits: Float64Array) -> Iterator[Run]:
+    def _runs(self, scene: Scene, ordinals: Int64Array, bits: Float64Array, capacity: int) -> Iterator[Run]:
         """Cuts adjacent ordinals into runs that should fill their bodies."""
-        room = (8 * self._capacity - _BODY_OVERHEAD_BITS) * _BODY_SHARE
+        room = (8 * capacity - _BODY_OVERHEAD_BITS) * _BODY_SHARE
         first = 0
         while first < len(ordinals):
             ahead = scene.order[ordinals[first : first + MAX_BODY_PATCHES]]
@@ -214,8 +220,13 @@ class Trials:
         return coefficients
 
     @property
-    def _capacity(self) -> int:
+    def _packet_capacity(self) -> int:
         return self.request.packet_bytes - PACKET_HEADER_BYTES
+
+    @property
+    def _capacity(self) -> int:
+        """Bytes of a body of lossy patches, all its scans together."""
+        return COUNT_BYTES + self.request.scans * (self._packet_capacity - COUNT_BYTES)
 
     def _bits_if_exact(self, levels: UInt8Array) -> Float64Array:
         if self._exact_bits is None:

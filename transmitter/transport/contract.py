@@ -33,7 +33,9 @@ class PackedRevision:
     header: tuple[bytes, ...]
     """HEADER packets as they cross the channel, at least one."""
     patches: tuple[PatchesPacket, ...]
-    """In the order of sending, most important first; their ordinals follow each other without a gap."""
+    """In the order of sending, most important first; their ordinals rise, in a first scan without a gap."""
+    scans: tuple["PackedRevision", ...] = ()
+    """The further scans of the same plan, as revisions of their own, numbered on from this one."""
 
     @property
     def expected(self) -> int:
@@ -42,7 +44,7 @@ class PackedRevision:
 
     @property
     def wire_bytes(self) -> int:
-        """Bytes of all packets, each sent once."""
+        """Bytes of all packets, each sent once, without the further scans."""
         return sum(map(len, self.header)) + sum(len(packet.data) for packet in self.patches)
 
 
@@ -57,7 +59,10 @@ class RevisionWanted:
     packet_bytes: int
     """Largest packet."""
     served: tuple[BoolArray, ...]
-    """For every revision so far, (its expected patches,) in sending order: those that are there or on their way."""
+    """For every revision so far, scans among them, (its expected patches,) in sending order: those that are there or on
+    their way."""
+    scans: int = 1
+    """In how many scans it is to be sent."""
 
 
 @dataclass(frozen=True)

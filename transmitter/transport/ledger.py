@@ -33,6 +33,8 @@ class Ledger:
 
     def __init__(self) -> None:
         self.revisions: list[PackedRevision] = []
+        """Plans and their scans."""
+        self.plans: list[PackedRevision] = []
         self.sent_bytes = 0
         self.open_bytes = 0
         """Of packets that are to be sent, for the first time or again."""
@@ -58,15 +60,21 @@ class Ledger:
     # ---- what there is to send ---------------------------------------------------------------------
 
     def add(self, revision: PackedRevision) -> None:
-        """Adds a revision: its packets wait."""
+        """Adds a plan, with all its scans: its packets wait."""
+        self.plans.append(revision)
+        self._add(revision, refines=False)
+        for scan in revision.scans:
+            self._add(scan, refines=True)
+
+    def _add(self, revision: PackedRevision, *, refines: bool) -> None:
         number = len(self.revisions)
         step = len(revision.header[0])
         header = [
-            Entry(PacketKind.HEADER, number, index, index * (step - PACKET_HEADER_BYTES), 0, data)
+            Entry(PacketKind.HEADER, number, index, index * (step - PACKET_HEADER_BYTES), 0, data, refines)
             for index, data in enumerate(revision.header)
         ]
         patches = [
-            Entry(PacketKind.PATCHES, number, index, packet.position, packet.patches, packet.data)
+            Entry(PacketKind.PATCHES, number, index, packet.position, packet.patches, packet.data, refines)
             for index, packet in enumerate(revision.patches)
         ]
         self.revisions.append(revision)
@@ -106,7 +114,7 @@ class Ledger:
         """Of what is to be sent, only so many bytes of the most important packets stay if a new revision comes."""
         for entry in self.open_entries():
             size -= len(entry.data)
-            entry.kept = size >= 0 or entry.kind is PacketKind.HEADER
+            entry.kept = size >= 0 or (entry.kind is PacketKind.HEADER and not entry.refines)
 
     def keep_all(self) -> None:
         """No new revision comes."""

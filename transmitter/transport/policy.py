@@ -38,23 +38,26 @@ USUAL_REPLAN_S: Final = 0.3
 LEAST_PLAN_BYTES: Final = 150
 """What a new plan is worth having for: one of eight packets of 9 kB planned again in so many gave back 4 of 8 dB."""
 
+import os
+SCANS: Final = int(os.environ.get("SCANS", "4"))
+
 _MAY_LOSE: Final = 0.2  # packets that a plan may lose before anything is kept back for them
 _DOUBT_OF_LOSS: Final = 0.3  # of the way from the loss that is expected to the one that is hardly exceeded
-_COARSE: Final = 0.4  # of what comes by a deadline, at least, to show all of a picture at first
+_COARSE: Final = float(os.environ.get("COARSE", ".4"))  # of what comes by a deadline, at least, to show all of a picture at first
 _NO_TIME: Final = 0.65  # with more of it sent when a finer plan can be there, it comes too late
 _STEADY: Final = 0.15  # with less spread the rate is known, and one plan for all that comes is best
-_ALONE: Final = 0.5  # of what comes by a deadline, that the only plan takes
-_ALONE_DOUBT: Final = 2.0  # standard deviations that it is below the mean rate, otherwise
+_ALONE: Final = float(os.environ.get("ALONE", ".5")) # of what comes by a deadline, that the only plan takes
+_ALONE_DOUBT: Final = float(os.environ.get("DOUBT", "2")) # standard deviations that it is below the mean rate, otherwise
 _LEAST_FIRST_BYTES: Final = 400  # a first plan has a header and a packet, whatever the rate was of late
-_PACKETS: Final = 16  # of a plan before a deadline, unless they would be
-_PACKET_S: Final = 0.05  # likewise, that one takes on the link
-_SMALL_BYTES: Final = 350
+_PACKETS: Final = int(os.environ.get("PACKETS", "16")) # of a plan before a deadline, unless they would be
+_PACKET_S: Final = float(os.environ.get("PACKET_S", ".05")) # likewise, that one takes on the link
+_SMALL_BYTES: Final = int(os.environ.get("SMALL", "350"))
 _WINDOW_SPARE_S: Final = FEEDBACK_S + 0.05
 _WINDOW_PACKETS: Final = 4
 _CAUTION: Final = 0.3  # a plan is made for so many standard deviations below the mean rate
 _LEAST_SPREAD: Final = 0.2  # a rate that was steady so far may still drop
-_DOUBT: Final = 6.0  # by so many standard deviations the rate may be lower while a packet is under way
-_MARGIN_S: Final = 0.01  # of the last packet before the deadline
+_DOUBT: Final = float(os.environ.get("IDOUBT", "6")) # by so many standard deviations the rate may be lower while a packet is under way
+_MARGIN_S: Final = float(os.environ.get("MARGIN", ".01")) # of the last packet before the deadline
 
 
 def first_budget(settings: SenderSettings, link: LinkEstimate, now: float) -> int:
@@ -98,6 +101,11 @@ def _first_share(settings: SenderSettings, link: LinkEstimate, now: float) -> fl
     else:
         share = max(1 - _ALONE_DOUBT * link.rate_spread, _ALONE)
     return share * share_that_counts(settings, link, now)
+
+
+def scans_for(settings: SenderSettings) -> int:
+    """In how many scans plans are sent of patches of which nothing is there; where time is short, more than one."""
+    return SCANS if settings.closed_loop and settings.deadline_s is not None else 1
 
 
 def first_packet_bytes(settings: SenderSettings, link: LinkEstimate, now: float) -> int:

@@ -27,11 +27,11 @@ from transmitter.transport.estimates import LinkEvidence
 from transmitter.transport.holding import Hold, Holding
 from transmitter.transport.ledger import Ledger
 from transmitter.transport.link import LinkView
-from transmitter.transport.policy import POLL_BYTES, first_budget, first_packet_bytes
+from transmitter.transport.policy import POLL_BYTES, first_budget, first_packet_bytes, scans_for
 from transmitter.transport.protection import Protection
 from transmitter.transport.replanning import Prospect, Replanning
 
-__all__ = ["Acknowledged", "Sender", "first_budget", "first_packet_bytes"]
+__all__ = ["Acknowledged", "Sender", "first_budget", "first_packet_bytes", "scans_for"]
 
 _STEP_S: Final = 1e-3  # a clock's tick: waking is always later than now
 _LOOK_S: Final = 0.005  # at the channel's queue, if nothing is heard of it
@@ -75,7 +75,7 @@ class Sender:
         self._replanning = Replanning(settings, now)
         self._asking = Asking(hurry=settings.deadline_s is not None)
         self._protection = Protection(transmission_id, settings.packet_bytes)
-        self._copies = [policy.header_copies(settings, link, now)]
+        self._copies = [policy.header_copies(settings, link, now), *(1 for _ in first.scans)]
         self._polls = 0
         self._rejoining = False
         self._held: Hold | None = Hold.NOTHING
@@ -125,7 +125,7 @@ class Sender:
         self._ledger.keep_only(prospect.committed_bytes)
         served = self._ledger.served()
         packet_bytes = policy.packet_bytes_for(self._settings, self._link.estimate, budget)
-        return RevisionWanted(len(served), budget, packet_bytes, served)
+        return RevisionWanted(len(served), budget, packet_bytes, served, prospect.scans)
 
     def revise(self, revision: PackedRevision | None, now: float) -> None:
         """Takes the new plan that was asked for, or that there is none."""
@@ -141,6 +141,7 @@ class Sender:
             self.stats.revisions += 1
             self._ledger.add(revision)
             self._copies.append(policy.header_copies(self._settings, self._link.estimate, now, len(self._copies)))
+            self._copies += [1 for _ in revision.scans]
         self._settle(now)
 
     def reconnected(self, now: float) -> None:
@@ -358,7 +359,7 @@ class Sender:
         """What a new plan could do, if one is worth having now, or soon."""
         if self.done or not self._closed or self._rejoining or self._holding.blind or not self._sure:
             return None
-        if len(self._ledger.revisions) >= MAX_REVISIONS:
+        if len(self._ledger.revisions) + policy.scans_for(self._settings) > MAX_REVISIONS:
             return None
         waiting = self._link.waiting_bytes(now)
         return self._replanning.wish(self._ledger, self._link.estimate, waiting, now, soon=soon)
@@ -395,7 +396,7 @@ class Sender:
             return False
         if self._ledger.unresolved_packets and not self._holding.blind and self._answer_matters(now):
             return False
-        if len(self._ledger.revisions) < _FINER_PLANS and self._replanning.enough_time(self._link.estimate, now):
+        if len(self._ledger.plans) < _FINER_PLANS and self._replanning.enough_time(self._link.estimate, now):
             return self._holding.blind
         return self._wish(now, soon=not self._hurry) is None
 
