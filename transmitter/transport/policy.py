@@ -32,9 +32,6 @@ MAX_COPIES: Final = 4
 WORTH_REPAIR: Final = 0.005
 """Fewer losses are not worth repair packets."""
 
-USUAL_REPLAN_S: Final = 0.3
-"""What a new plan takes of a photo of the paper's size."""
-
 LEAST_PLAN_BYTES: Final = 150
 """What a new plan is worth having for: one of eight packets of 9 kB planned again in so many gave back 4 of 8 dB."""
 
@@ -88,7 +85,7 @@ def _first_share(settings: SenderSettings, link: LinkEstimate, now: float) -> fl
     """
     assert settings.deadline_s is not None
     time_s = max(settings.deadline_s - now - one_way_s(link), 1e-3)
-    coarse = (USUAL_REPLAN_S + link.round_trip_s + QUEUE_S) / time_s
+    coarse = (settings.replan_s + link.round_trip_s + QUEUE_S) / time_s
     if link.rate_spread <= _STEADY:
         packet_s = 8 * first_packet_bytes(settings, link, now) / link.rate_bps
         last_s = _MARGIN_S + QUEUE_S / 5 + packet_s * _doubt(link)

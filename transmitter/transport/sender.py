@@ -167,6 +167,11 @@ class Sender:
         return self._link.evidence
 
     @property
+    def replan_s(self) -> float:
+        """What a new plan takes, by those that were made."""
+        return self._replanning.replan_s
+
+    @property
     def acknowledged(self) -> Acknowledged:
         """What feedback has told of."""
         return Acknowledged(self._ledger.arrived_bytes, self._ledger.arrived_patches)
