@@ -20,7 +20,7 @@ from transmitter.config import TransmitterConfig
 from transmitter.course import Course, Ended, Event, Replanned, Sent
 from transmitter.metrics import DEADLINES, TransportMetrics
 from transmitter.pipeline import FirstPlan, Job, PlanStage
-from transmitter.sending import Patience, send
+from transmitter.sending import Patience, pauses, send
 from transmitter.streams import RelayStream, message_size
 from transmitter.transport.contract import LinkEstimate, SenderSettings, SenderStats
 from transmitter.transport.memory import LinkMemory
@@ -54,10 +54,24 @@ class Carrier:
     async def link(self) -> channel_pb2.LinkState:
         """What the channel says of its link.
 
+        One that went away is waited for as long as one that does so later.
+
         Raises:
             UnavailableError: the channel does not answer, or nothing that makes sense.
             BusyError: it is full.
         """
+        until_s = now_s() + self._config.resume_s
+        for pause_s in pauses():
+            try:
+                response = await self._asked()
+                break
+            except UnavailableError:
+                if now_s() + pause_s > until_s:
+                    raise
+            await asyncio.sleep(pause_s)
+        return _checked(response)
+
+    async def _asked(self) -> channel_pb2.GetLinkResponse | None:
         try:
             response: channel_pb2.GetLinkResponse | None = await self._stub.GetLink(
                 channel_pb2.GetLinkRequest(),
@@ -67,7 +81,7 @@ class Carrier:
             )
         except grpc.aio.AioRpcError as error:
             raise from_rpc(error, "channel") from error
-        return _checked(response)
+        return response
 
     def believed(self, link: channel_pb2.LinkSettings) -> LinkEstimate:
         """What is believed of the link, by what it claims and what earlier transmissions saw.

@@ -63,9 +63,9 @@ def first_budget(settings: SenderSettings, link: LinkEstimate, now: float) -> in
         now: when sending begins.
 
     Returns:
-        At most `settings.budget_bytes`, at least 0. Without closed loop nothing is kept for repair.
+        At most `settings.budget_bytes`, at least 0. Without closed loop nothing is kept for repair or questions.
     """
-    budget = settings.budget_bytes
+    budget = settings.budget_bytes - (POLL_BYTES if settings.closed_loop else 0)
     if settings.closed_loop and expects_loss(link, budget / settings.packet_bytes):
         budget = int(budget * (1 - feared_loss(link))) - POLL_SPARE_BYTES
     if settings.deadline_s is not None:
