@@ -35,7 +35,7 @@ def _losses(rate: float, burst: float) -> Impairments:
 def test_on_a_known_link_without_loss_all_bytes_go_at_once(rate_bps: float, propagation_s: float) -> None:
     link = LinkSettings(rate_bps, propagation_s)
     course = transmit(link, estimate=replace(SURE, rate_bps=rate_bps, round_trip_s=2 * propagation_s), budget=40_000)
-    assert course.sender.stats.sent_bytes == 40_000
+    assert course.sender.stats.sent_bytes == 40_000 - 12  # but for a question, should the stream break
     assert course.last_arrival_s <= 1.02 * 8 * 40_000 / rate_bps + propagation_s + 1e-6
     assert course.wanted == []
     assert course.done_s <= course.last_arrival_s
@@ -85,7 +85,7 @@ def test_the_last_bytes_wait_until_the_losses_are_known() -> None:
 
 def test_what_the_first_plan_may_take() -> None:
     settings = SenderSettings(100_000)
-    assert first_budget(settings, SURE, 0.0) == 100_000
+    assert first_budget(settings, SURE, 0.0) == 100_000 - 12
     assert first_budget(settings, estimate_of(LINK), 0.0) == pytest.approx(92_500, abs=100)
     lossy = replace(SURE, loss_rate=0.2, loss_at_most=0.25)
     assert first_budget(settings, lossy, 0.0) == pytest.approx(78_500, abs=100)
@@ -428,6 +428,30 @@ def test_after_a_break_it_asks_first_and_goes_on(forget: bool, deadline: float |
     assert course.sender.stats.poll_bytes >= 12
     assert course.receiver.header_there(0)
     assert course.receiver.distinct_bytes > (60_000 if forget else 75_000)
+
+
+def test_when_the_stream_breaks_after_the_last_byte_it_can_still_ask() -> None:
+    sender = Sender(packed(6_000 - 12), SenderSettings(6_000), replace(SURE, rate_bps=1e9), ID, 0.0)
+    sent = sender.give(0.0, 10_000)
+    assert sum(map(len, sent)) == 6_000 - 12
+    assert sender.done
+    sender.reconnected(1.0)
+    assert not sender.done
+    (question,) = (Packet.from_bytes(data) for data in sender.give(1.0, 10_000))
+    assert question.kind is PacketKind.POLL
+    runs = ((0, packed(6_000 - 12).expected),)
+    answer = Feedback(ID, 1, 12, 1, 1.0, 0.0, PacketKind.POLL, 0, question.position, (Arrived(0, True, runs),))
+    sender.take(answer, 1.1)
+    assert sender.done
+    assert sender.stats.sent_bytes == 6_000
+    assert sender.acknowledged.bytes == 6_000 - 12
+    sender.reconnected(2.0)
+    assert sender.done  # there is nothing left to ask with
+
+
+def test_a_plan_that_needs_all_of_its_budget_gets_it() -> None:
+    sender = Sender(packed(6_000), SenderSettings(6_000), replace(SURE, rate_bps=1e9), ID, 0.0)
+    assert sum(map(len, sender.give(0.0, 10_000))) == 6_000
 
 
 def test_after_a_break_nothing_but_a_question_goes_until_it_is_answered() -> None:

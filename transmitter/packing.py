@@ -18,12 +18,7 @@ def pack(plan: Plan, transmission_id: int) -> list[bytes]:
     Returns:
         Packets of at most `plan.packet_bytes`.
     """
-    packed = pack_revision(plan, transmission_id, 0)
-    return [
-        data
-        for scan in (packed, *packed.scans)
-        for data in (*scan.header, *(packet.data for packet in scan.patches))
-    ]
+    return pack_revision(plan, transmission_id, 0).packets
 
 
 def pack_revision(plan: Plan, transmission_id: int, number: int) -> PackedRevision:

@@ -39,10 +39,12 @@ class FirstPlan(NamedTuple):
     budget_bytes: int
     packet_bytes: int
     """Largest packet."""
+    scans: int = 1
+    """In how many scans it may be sent."""
 
 
-Allowance: TypeAlias = Callable[[int], FirstPlan]
-"""Of the bytes that a transmission may take, what its first plan may."""
+Allowance: TypeAlias = Callable[[int, int], FirstPlan]
+"""Of the bytes that a transmission may take, what its first plan may; the second number is that of raw bytes."""
 
 CLIENT_MAP = "client"
 """What the events call a relevance map that came with the request."""
@@ -117,7 +119,7 @@ class PlanStage:
     @property
     def packets(self) -> list[bytes]:
         """Every packet of the plan, in the order of sending."""
-        return [*self.packed.header, *(packet.data for packet in self.packed.patches)]
+        return self.packed.packets
 
 
 @dataclass
@@ -179,7 +181,8 @@ class Pipeline:
             prepared = codec.prepare(image)
         with clock.stage("allocate"):
             guide = guiding_map(relevance)
-            first = FirstPlan(budget_bytes, job.packet_bytes) if allowance is None else allowance(limit_bytes)
+            whole = FirstPlan(budget_bytes, job.packet_bytes)
+            first = whole if allowance is None else allowance(limit_bytes, image.nbytes)
             plan = _first_plan(prepared, guide, job, first, budget_bytes)
         with clock.stage("pack"):
             packed = pack_revision(plan, job.transmission_id, 0)
@@ -233,7 +236,7 @@ def _first_plan(prepared: PreparedPicture, guide: Float32Array, job: Job, first:
     """A plan of so many bytes; where they do not hold even a header, of the whole budget."""
 
     def plan(size: int) -> Plan:
-        return prepared.plan(guide, PlanRequest(size, first.packet_bytes, job.strategy))
+        return prepared.plan(guide, PlanRequest(size, first.packet_bytes, job.strategy, scans=first.scans))
 
     try:
         return plan(first.budget_bytes)

@@ -8,8 +8,12 @@ Plan ─► pack_revision ─► PackedRevision ─► Sender.give ─► channe
 """
 
 from dataclasses import dataclass, field
+from typing import Final
 
 from shared.arrays import BoolArray
+
+USUAL_REPLAN_S: Final = 0.3
+"""What a new plan takes of a photo of the paper's size."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,17 @@ class PackedRevision:
     def wire_bytes(self) -> int:
         """Bytes of all packets, each sent once, without the further scans."""
         return sum(map(len, self.header)) + sum(len(packet.data) for packet in self.patches)
+
+    @property
+    def packets(self) -> list[bytes]:
+        """All packets, in the order of sending, scan after scan."""
+        scans = (self, *self.scans)
+        return [data for scan in scans for data in (*scan.header, *(packet.data for packet in scan.patches))]
+
+    @property
+    def whole_bytes(self) -> int:
+        """Bytes of all packets of all scans, each sent once."""
+        return sum(scan.wire_bytes for scan in (self, *self.scans))
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +110,8 @@ class SenderSettings:
     """False: sends the first plan as it is, whatever happens; for comparison."""
     packet_bytes: int = 1_200
     """Largest packet."""
+    replan_s: float = USUAL_REPLAN_S
+    """Seconds that a new plan is expected to take."""
 
 
 @dataclass

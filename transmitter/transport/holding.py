@@ -39,13 +39,15 @@ class Holding:
     def __init__(self, settings: SenderSettings, ledger: Ledger, link: LinkView) -> None:
         self.blind = False
         """Whether nothing is expected to be heard any more; then what is under way or may be lost does not count."""
+        self.kept_bytes = 0
+        """Of the budget, for asking what has arrived after the stream breaks; nothing else may take them."""
         self._settings, self._ledger, self._link = settings, ledger, link
         self._forgotten_bytes = 0
 
     @property
     def left(self) -> int:
-        """Bytes of the budget that are left."""
-        return self._settings.budget_bytes - self._ledger.sent_bytes
+        """Bytes of the budget that are left, but for those that are kept."""
+        return self._settings.budget_bytes - self._ledger.sent_bytes - self.kept_bytes
 
     @property
     def spare_bytes(self) -> float:

@@ -23,9 +23,6 @@ _SHORT: Final = 0.005  # likewise, where nothing but bytes is short
 _FINER: Final = 0.3  # of all bytes: with so many more, what is there is sent again, finer
 _FINER_BY_BYTES: Final = 0.15  # likewise, where nothing but bytes is short
 _FINER_SHARE: Final = 0.95  # of the bytes that time allows for; what is late of it is missed least
-import os
-_EARLY = float(os.environ.get("EARLY","1.4"))
-_RSCANS = int(os.environ.get("RSCANS","1"))
 _FEW_PACKETS: Final = 4.0  # of so few any one may be lost
 _MANY_PACKETS: Final = 10.0  # of so many about as many get lost as is expected
 _MAY_BE_LOST: Final = 0.04  # a link that loses less is not worth keeping bytes for a last small plan
@@ -49,9 +46,7 @@ class Prospect:
     finer_bytes: float
     """To be sent of patches that are to be had in another revision, only less fine."""
     scans: int = 1
-    """In how many scans the new plan is to be sent."""
-    early: bool = False
-    """Whether it takes the place of scans that would be sent otherwise."""
+    """In how many scans the new plan is to be sent: one where its patches are to be had in another revision."""
 
     @property
     def short(self) -> bool:
@@ -70,7 +65,8 @@ class Replanning:
     def __init__(self, settings: SenderSettings, now: float) -> None:
         self._settings = settings
         self._hurry = settings.deadline_s is not None
-        self._replan_s = policy.USUAL_REPLAN_S
+        self.replan_s = settings.replan_s
+        """Seconds that a plan is expected to take, by those of this transmission."""
         self._finer: set[int] = set()
         self._asked_finer = self._left_out = False
         self._scans = policy.scans_for(settings)
@@ -114,7 +110,7 @@ class Replanning:
             now: when that is.
         """
         assert self._asked_s is not None
-        self._replan_s += (now - self._asked_s - self._replan_s) / 2
+        self.replan_s += (now - self._asked_s - self.replan_s) / 2
         self._asked_s, self._after_s = None, now + link.round_trip_s + policy.QUEUE_S
         self._refused_bytes = self._asked_bytes if revision is None else None
         if revision is not None:
@@ -122,7 +118,7 @@ class Replanning:
             numbers = range(revision.number, revision.number + 1 + len(revision.scans))
             self._finer |= set(numbers) if self._asked_finer else set()
         if revision is None:
-            self._after_s = max(self._after_s, now + 2 * self._replan_s)
+            self._after_s = max(self._after_s, now + 2 * self.replan_s)
 
     def forgotten(self, now: float) -> bool:
         """Whether nobody is going to answer any more; then nothing is outstanding."""
@@ -144,7 +140,7 @@ class Replanning:
     def enough_time(self, link: LinkEstimate, now: float) -> bool:
         """Whether a plan that is asked for soon could still be sent before the deadline."""
         rest_s = policy.rounds_left(self._settings, link, now) * (link.round_trip_s + policy.QUEUE_S)
-        return self._hurry and rest_s > self._replan_s + link.round_trip_s + 2 * policy.QUEUE_S
+        return self._hurry and rest_s > self.replan_s + link.round_trip_s + 2 * policy.QUEUE_S
 
     # ---- where time is short -----------------------------------------------------------------------
 
@@ -157,22 +153,20 @@ class Replanning:
         again = link.loss_rate * ledger.unresolved_bytes
         arrives = policy.share_that_counts(self._settings, link, now)
         finer = sum(len(entry.data) for entry in ledger.open_entries() if entry.revision in self._finer)
-        rest = ledger.open_bytes - finer
-        needed = sum(
+        needed = ledger.open_bytes - finer
+        further = sum(
             len(entry.data)
             for entry in ledger.open_entries()
-            if entry.revision not in self._finer and not entry.refines
+            if entry.refines and entry.revision not in self._finer
         )
         affordable = max(min(left, careful) - again, 0.0) * arrives
-        meanwhile = link.rate_bps / 8 * self._replan_s
+        meanwhile = link.rate_bps / 8 * self.replan_s
         total = ledger.arrived_bytes + ledger.unresolved_bytes + ledger.open_bytes + ledger.unfit_bytes
-        if needed <= _FITS * affordable:
+        if needed - further <= _FITS * affordable:
             later = min(left - needed / arrives, carried - max(needed, meanwhile)) - again
-            if rest <= meanwhile or self._scans == 1:
-                later = _FINER_SHARE * later if needed <= meanwhile else 0.0
-                return Prospect(needed, needed, max(later - (rest-needed), 0.0) * arrives, total, True, finer, _RSCANS)
-            later = max(later, 0.0) * arrives
-            return Prospect(needed, needed, later, total, True, finer, self._scans, early=True)
+            later = _FINER_SHARE * later if needed <= meanwhile else 0.0
+            return Prospect(needed, needed, max(later, 0.0) * arrives, total, True, finer)
+        needed -= further
         committed = min(meanwhile * arrives, 0.6 * affordable, needed)
         later = min(left - committed / arrives, careful - meanwhile) - again
         return Prospect(needed, committed, max(later, 0.0) * arrives, total, False, finer, self._scans)
@@ -180,8 +174,6 @@ class Replanning:
     def _worth_time(self, prospect: Prospect, ledger: Ledger) -> bool:
         """What is nowhere must come; what is there may become finer, one plan at a time."""
         if prospect.fits:
-            if prospect.early:
-                return prospect.later_bytes > _EARLY * total_plan(ledger)
             more_bytes = prospect.later_bytes - prospect.finer_bytes
             return bool(ledger.unfit_bytes) or more_bytes > _FINER * prospect.total_bytes
         rest = prospect.open_bytes - prospect.committed_bytes
@@ -209,10 +201,6 @@ class Replanning:
         if over < 0:
             return -over > _SHORT * total
         return not prospect.open_bytes and (self._left_out or over > _FINER_BY_BYTES * total)
-
-
-def total_plan(ledger: Ledger) -> float:
-    return max(r.wire_bytes + sum(s.wire_bytes for s in r.scans) for r in ledger.plans)
 
 
 def _header_guess(ledger: Ledger) -> float:

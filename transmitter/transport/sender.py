@@ -72,6 +72,8 @@ class Sender:
         self._ledger, self._link = Ledger(), LinkView(link, now)
         self._holding = Holding(settings, self._ledger, self._link)
         self._ledger.add(first)
+        if settings.closed_loop:  # a plan may need all of a tight budget
+            self._holding.kept_bytes = min(max(settings.budget_bytes - first.wire_bytes, 0), POLL_BYTES)
         self._replanning = Replanning(settings, now)
         self._asking = Asking(hurry=settings.deadline_s is not None)
         self._protection = Protection(transmission_id, settings.packet_bytes)
@@ -146,6 +148,7 @@ class Sender:
 
     def reconnected(self, now: float) -> None:
         """A new stream to the receiver stands; what was in flight may have been lost with the old one."""
+        self._holding.kept_bytes = 0
         if self.done and not (self._closed and self._left >= POLL_BYTES):
             return
         # Even with nothing more to send: only an answer tells what is left of what was sent.
@@ -166,6 +169,11 @@ class Sender:
     def evidence(self) -> LinkEvidence:
         """What was seen of the link, for `LinkMemory.learn`."""
         return self._link.evidence
+
+    @property
+    def replan_s(self) -> float:
+        """What a new plan takes, by those that were made."""
+        return self._replanning.replan_s
 
     @property
     def acknowledged(self) -> Acknowledged:
