@@ -18,6 +18,7 @@ from receiver.contract import ArrivedPatches, Layout, Piece, ReceiverCodec, Rece
 from receiver.header import MAX_SECTION_BYTES, readable
 from receiver.repairs import Repairs
 from receiver.revision import OBJECT_BYTES, Revision
+from receiver.scans import OpenEnds
 from receiver.tally import Tally
 from shared.codec.registry import CodecEntry
 from shared.errors import PacketError, StreamError
@@ -64,6 +65,7 @@ class Assembly:
         self._codec: ReceiverCodec | None = None
         self._revisions: dict[int, Revision] = {}
         self._tally: Tally | None = None  # only where there is more than one revision to count over
+        self._open_ends = OpenEnds()
         self._repairs = Repairs()
         self._recovered: list[Packet] = []
         self._closed = False
@@ -78,7 +80,7 @@ class Assembly:
         Where every patch is there but not all can be made sense of, nothing more will come: PARTIAL. A revision that
         announces more makes it RECEIVING again. Of patches that come in several scans, all scans must be there.
         """
-        if self.header is not None and sum(self.levels_received) == self.expected_patches and not self._missing_parts:
+        if self.header is not None and sum(self.levels_received) == self.expected_patches and not self._open_ends:
             return ReportOutcome.PARTIAL if self.unreadable_patches else ReportOutcome.COMPLETE
         if not self._closed:
             return ReportOutcome.RECEIVING
@@ -140,30 +142,24 @@ class Assembly:
     def stored_bytes(self) -> int:
         """Memory that this transmission takes."""
         revisions = sum(revision.stored_bytes for revision in self._revisions.values())
-        return OBJECT_BYTES + revisions + self._repairs.stored_bytes + (self._tally.stored_bytes if self._tally else 0)
+        others = self._open_ends.stored_bytes + self._repairs.stored_bytes
+        return OBJECT_BYTES + revisions + others + (self._tally.stored_bytes if self._tally else 0)
 
     def snapshot(self) -> ArrivedPatches | None:
         """What the picture can be rebuilt from; None before the header of the first revision has arrived."""
         if self.header is None:
             return None
-        planned = [number for number, revision in sorted(self._revisions.items()) if not revision.scan]
-        first, *others = (number for number in planned if not number or self._revisions[number].kept_bytes)
-        later = (self._revisions[number].snapshot(self.version, self._scans(number)) for number in others)
-        return self._revisions[first].snapshot(self.version, self._scans(first), tuple(later))
+        first, *others = (self._revisions[number] for number in sorted(self._revisions))
+        plans = (revision for revision in others if revision.kept_bytes and not revision.scan)
+        later = (revision.snapshot(self.version, self._scans_after(revision.number)) for revision in plans)
+        return first.snapshot(self.version, self._scans_after(0), tuple(later))
 
-    def _scans(self, number: int) -> tuple[tuple[Piece, ...], ...]:
+    def _scans_after(self, number: int) -> tuple[tuple[Piece, ...], ...]:
         """What arrived of the scans that go on where a revision ends."""
         scans: list[tuple[Piece, ...]] = []
         while (scan := self._revisions.get(number + 1 + len(scans))) is not None and scan.scan:
             scans.append(scan.pieces)
         return tuple(scans)
-
-    @property
-    def _missing_parts(self) -> int:
-        """Parts of bodies that are announced by those of the scan before, and have not arrived."""
-        following = (self._revisions.get(number + 1) for number in self._revisions)
-        parts = sum(scan.piece_count for scan in following if scan is not None and scan.scan)
-        return sum(revision.ends for revision in self._revisions.values()) - parts
 
     def report(self, reconstruct_s: float) -> Report:
         """The answer to the transmitter; `reconstruct_s` is what the picture took."""
@@ -229,7 +225,10 @@ class Assembly:
             raise PacketError("too many headers at once")
 
     def _open(self, revision: Revision) -> None:
-        """Opens a revision whose header is whole; the first one then those that have waited for it."""
+        """Opens a revision whose header is whole, then those that have waited for it.
+
+        All wait for the first one, a scan also for the revision that it goes on with.
+        """
         try:
             section = revision.section()
             if section is None or (revision.number and self.header is None):
@@ -241,12 +240,13 @@ class Assembly:
         except StreamError:
             self._forget_header(revision)
             raise
-        for number in sorted(self._revisions) if not revision.number else [revision.number + 1]:
+        waiting = [revision.number + 1] if revision.number else sorted(self._revisions.keys() - {0})
+        for number in waiting:
             try:
-                if number and number in self._revisions and self._revisions[number].header is None:
+                if number in self._revisions and not self._is_open(number):
                     self._open(self._revisions[number])
             except StreamError:
-                continue  # without the first header nobody could tell that it was foreign
+                continue  # without the one before, nobody could tell that it was foreign
 
     def _is_open(self, number: int) -> bool:
         return number in self._revisions and self._revisions[number].header is not None
@@ -266,6 +266,7 @@ class Assembly:
             self.header, self._codec = header, codec
         revision.open(section, header, layout, codec)
         self._count(revision, codec, header.grid)
+        self._open_ends.arrive(revision, revision.pieces, self._revisions.get(revision.number + 1))
         self._recover(revision, slice(0, POSITIONS))
         self.version += 1
 
@@ -304,11 +305,12 @@ class Assembly:
     def _place(self, revision: Revision, position: int, body: bytes) -> bool:
         """Puts patches where they belong, and what repair packets know then; whether anything was new."""
         pieces = revision.place(position, body)
-        for piece in pieces:
-            if self._tally is not None and not revision.scan:
-                self._tally.arrive(revision.number, piece.place)
         if not pieces:
             return False
+        if self._tally is not None and not revision.scan:
+            for piece in pieces:
+                self._tally.arrive(revision.number, piece.place)
+        self._open_ends.arrive(revision, pieces, self._revisions.get(revision.number + 1))
         self.version += 1
         self._recover(revision, slice(pieces[0].first, pieces[-1].place.stop))
         return True

@@ -39,8 +39,6 @@ class Revision:
         """Patches that have arrived at each level; nothing arrives at level 0."""
         self.kept_bytes = 0
         """Of the patches that have a place, without what is around them."""
-        self.ends = 0
-        """Pieces that go on in the next scan."""
         self._codec: ReceiverCodec | None = None
         self._gathered = HeaderSection()
         self._section = b""
@@ -87,10 +85,9 @@ class Revision:
         """What has a place."""
         return tuple(self._pieces.values())
 
-    @property
-    def piece_count(self) -> int:
-        """How many pieces have a place."""
-        return len(self._pieces)
+    def begins(self, first: int) -> bool:
+        """Whether a piece that has a place begins with a patch, by its ordinal."""
+        return first in self._pieces
 
     @property
     def places(self) -> Iterator[slice]:
@@ -225,7 +222,6 @@ class Revision:
     def _keep(self, piece: Piece) -> None:
         self._pieces[piece.first] = piece
         self.kept_bytes += len(piece.payload)
-        self.ends += piece.goes_on
         self._arrived[piece.place] = True
         for level, patches in enumerate(self.layout.level_counts(piece.place)):
             self.received[level] += patches

@@ -68,7 +68,7 @@ class Plan:
     frame_bytes: int = 0
     """What a container puts before each packet."""
     scans: tuple[tuple[Body, ...], ...] = ()
-    """Bodies of the second scan, the third ..., each going on where the body at its position ended in the scan before."""
+    """Bodies of the second scan, the third ...: each goes on where the one at its position in the scan before ends."""
 
     @property
     def codec(self) -> CodecEntry:
@@ -93,7 +93,7 @@ class Plan:
 
     @property
     def scan_header(self) -> StreamHeader:
-        """The header of each further scan."""
+        """That of each further scan."""
         return StreamHeader(self.header.codec, self.header.weights_hash, self.header.grid, b"", b"", SCAN_TABLE)
 
 

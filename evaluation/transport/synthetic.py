@@ -197,7 +197,8 @@ def _part(patches: int, following: int, size: int) -> bytes:
 
 
 def _cut_db(share: float) -> float:
-    return float(np.interp(share, *zip(*_CUT_DB, strict=True)))
+    shares, costs = zip(*_CUT_DB, strict=True)
+    return float(np.interp(share, shares, costs))
 
 
 def _full_bytes(header: StreamHeader) -> float:

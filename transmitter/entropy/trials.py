@@ -151,8 +151,9 @@ class Trials:
         if key not in self._exact_bodies:
             self._exact_bodies[key] = self.codec.encode_exact(scene, run, self.source.patches)
         body = self._exact_bodies[key]
-        if len(body) <= self._packet_capacity or len(run.numbers) == 1:
-            yield _Piece(run.first, len(body), body)
+        fits = len(body) <= self._packet_capacity
+        if fits or len(run.numbers) == 1:
+            yield _Piece(run.first, len(body) if fits else _NEVER, body)  # exact patches come whole or not at all
             return
         for half in _halves(run):
             yield from self._exact_within(scene, half)

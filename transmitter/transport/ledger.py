@@ -394,12 +394,12 @@ class Ledger:
         )
 
     def missing_patches(self) -> int:
-        """Patches that were given up or are still to be sent."""
+        """Patches that were given up or are still to be sent; those of further scans are there, if less fine."""
         return sum(
             entry.patches
             for entries in self._patches
             for entry in entries
-            if entry.is_open or (entry.state is State.DROPPED and entry.kept)
+            if not entry.refines and (entry.is_open or (entry.state is State.DROPPED and entry.kept))
         )
 
 

@@ -115,8 +115,7 @@ class Replanning:
         self._refused_bytes = self._asked_bytes if revision is None else None
         if revision is not None:
             self._left_out = revision.expected < handed_over
-            numbers = range(revision.number, revision.number + 1 + len(revision.scans))
-            self._finer |= set(numbers) if self._asked_finer else set()
+            self._finer |= {revision.number} if self._asked_finer else set()
         if revision is None:
             self._after_s = max(self._after_s, now + 2 * self.replan_s)
 
@@ -154,11 +153,7 @@ class Replanning:
         arrives = policy.share_that_counts(self._settings, link, now)
         finer = sum(len(entry.data) for entry in ledger.open_entries() if entry.revision in self._finer)
         needed = ledger.open_bytes - finer
-        further = sum(
-            len(entry.data)
-            for entry in ledger.open_entries()
-            if entry.refines and entry.revision not in self._finer
-        )
+        further = sum(len(entry.data) for entry in ledger.open_entries() if entry.refines)
         affordable = max(min(left, careful) - again, 0.0) * arrives
         meanwhile = link.rate_bps / 8 * self.replan_s
         total = ledger.arrived_bytes + ledger.unresolved_bytes + ledger.open_bytes + ledger.unfit_bytes

@@ -77,7 +77,8 @@ class Sender:
         self._replanning = Replanning(settings, now)
         self._asking = Asking(hurry=settings.deadline_s is not None)
         self._protection = Protection(transmission_id, settings.packet_bytes)
-        self._copies = [policy.header_copies(settings, link, now), *(1 for _ in first.scans)]
+        self._copies: list[int] = []
+        self._copy_headers(first, now)
         self._polls = 0
         self._rejoining = False
         self._held: Hold | None = Hold.NOTHING
@@ -142,8 +143,7 @@ class Sender:
         else:
             self.stats.revisions += 1
             self._ledger.add(revision)
-            self._copies.append(policy.header_copies(self._settings, self._link.estimate, now, len(self._copies)))
-            self._copies += [1 for _ in revision.scans]
+            self._copy_headers(revision, now)
         self._settle(now)
 
     def reconnected(self, now: float) -> None:
@@ -217,6 +217,11 @@ class Sender:
             self._ledger.give_up(entry)
         return entry
 
+    def _copy_headers(self, plan: PackedRevision, now: float) -> None:
+        """Says how often the headers of a plan and its scans go before anything is known of them."""
+        for scan in (plan, *plan.scans):
+            self._copies.append(policy.header_copies(self._settings, self._link.estimate, now, scan.number))
+
     def _due_copy(self) -> Entry | None:
         """A header once more, before anything is known, with some packets between."""
         for number, copies in enumerate(self._copies):
@@ -281,7 +286,8 @@ class Sender:
         """Whether a packet goes too late to be sent again, and would be missed."""
         link = self._link.estimate
         late = self._hurry and policy.rounds_left(self._settings, link, now) < 1
-        return late and self._closed and entry.kind is PacketKind.PATCHES and link.loss_rate >= policy.WORTH_REPAIR
+        missed = entry.kind is PacketKind.PATCHES and not entry.refines
+        return late and self._closed and missed and link.loss_rate >= policy.WORTH_REPAIR
 
     def _joins_block(self, entry: Entry, now: float) -> bool:
         """Whether a packet belongs to the block of repair that is being sent, with time and bytes for its repair."""
