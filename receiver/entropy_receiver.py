@@ -7,7 +7,7 @@ pieces ────────────────────────�
 ```
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import ClassVar, Final, Protocol
@@ -20,17 +20,24 @@ from shared.arrays import BoolArray, Int16Array, Int64Array, UInt8Array
 from shared.codec.entropy.background import GREY
 from shared.codec.entropy.codec import EntropyCodec, Scene, beginning, goes_on, joined, patches_in
 from shared.codec.entropy.context import QUALITIES
-from shared.codec.entropy.levels import EXACT, LEVELS, QUALITY_EXACT, QUALITY_SKIPPED, SKIPPED, sending_order
+from shared.codec.entropy.levels import (
+    EXACT,
+    LEVELS,
+    QUALITY_EXACT,
+    QUALITY_SKIPPED,
+    SKIPPED,
+    coarser_by,
+    sending_order,
+)
 from shared.codec.registry import ENTROPY, CodecEntry
 from shared.entropy_level_map import decode as decode_level_map
 from shared.entropy_level_map import encode as encode_level_map
 from shared.errors import StreamError
-from shared.packets import StreamHeader
+from shared.packets import MAX_REVISIONS, StreamHeader
 from shared.patches import PATCH_SIZE, PatchGrid
 
 _QUANTISER_BYTES: Final = 2  # base and spacing, before the level map proper
 _BACKGROUNDS: Final = 8  # kept: 3 bytes per patch each
-CUT = 16  # quantisers by which patches count as coarser whose later scans are missing: an octave
 
 
 class Restorer(Protocol):
@@ -80,7 +87,7 @@ class EntropyReceiver:
 
     def open(self, header: StreamHeader) -> UInt8Array:
         """See the contract."""
-        if len(header.level_map) <= _QUANTISER_BYTES or header.level_map_table:
+        if len(header.level_map) <= _QUANTISER_BYTES or header.level_map_table >= MAX_REVISIONS:
             raise StreamError("level map is damaged")
         return decode_level_map(header.level_map[_QUANTISER_BYTES:], header.grid)
 
@@ -106,9 +113,11 @@ class EntropyReceiver:
         base, spacing = header.level_map[:_QUANTISER_BYTES]
         order, means = sending_order(planned, header.grid), self.codec.expected_means(colours)
         scene = Scene(header.grid, planned, base, spacing, order, means)
-        bodies = [(piece.first, joined(parts)) for piece, parts in scanned(arrived)]
-        patches, qualities = self.codec.decode(scene, bodies)
-        _coarsen(qualities, [order[first : first + patches_in(body)] for first, body in bodies if goes_on(body)])
+        bodies = list(scanned(arrived))
+        patches, qualities = self.codec.decode(scene, [(piece.first, joined(parts)) for piece, parts in bodies])
+        for piece, parts in bodies:
+            if goes_on(parts[-1]):
+                _coarsen(qualities, order[piece.place], len(parts), 1 + header.level_map_table)
         levels = np.where(qualities == QUALITY_SKIPPED, SKIPPED, planned).astype(np.uint8)
         return DecodedEntropy(self, header, patches, levels, qualities, colours)
 
@@ -148,11 +157,11 @@ class EntropyReceiver:
         return DecodedEntropy(self, header, patches, levels, qualities, colours)
 
 
-def _coarsen(qualities: Int16Array, cut: Sequence[Int64Array]) -> None:
+def _coarsen(qualities: Int16Array, numbers: Int64Array, there: int, scans: int) -> None:
     """Of patches whose later scans are missing, the quantiser that would show them about as well."""
-    for numbers in cut:
-        told = qualities[numbers]
-        qualities[numbers] = np.where(told >= 0, np.minimum(told + CUT, QUALITIES - 1), told)
+    told = qualities[numbers]
+    coarser = np.minimum(told + coarser_by(max(scans - there, 0), scans), QUALITIES - 1)
+    qualities[numbers] = np.where(told >= 0, coarser, told)
 
 
 def _at_least_as_fine(qualities: Int16Array, others: Int16Array) -> BoolArray:

@@ -132,7 +132,8 @@ class StreamHeader:
     level_map: bytes
     """The coded level map, likewise (the ladder: `shared.level_map`), less than 2**24 bytes."""
     level_map_table: int
-    """Which of the trained tables the level map is coded with, 0 to 254; SCAN_TABLE."""
+    """Which of the trained tables the level map is coded with, 0 to 254, or in how many further scans the patches
+    come, as the codec has it; SCAN_TABLE."""
 
     @property
     def scan(self) -> bool:

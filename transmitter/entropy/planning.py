@@ -96,7 +96,8 @@ def plan_exactly(codec: EntropyCodec, image: UInt8Array, request: PlanRequest) -
 
 def _plan(trial: Trial, request: PlanRequest) -> Plan:
     first, *scans = _scans(trial.bodies or (), request) if request.scans > 1 else [trial.bodies or ()]
-    return Plan(trial.header, trial.levels, first, request.packet_bytes, request.frame_bytes, tuple(scans))
+    header = replace(trial.header, level_map_table=len(scans))
+    return Plan(header, trial.levels, first, request.packet_bytes, request.frame_bytes, tuple(scans))
 
 
 def _scans(bodies: Sequence[Body], request: PlanRequest) -> list[tuple[Body, ...]]:

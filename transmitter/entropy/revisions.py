@@ -18,7 +18,14 @@ import numpy as np
 
 from shared.arrays import AnyArray, BoolArray, Float64Array, Int64Array
 from shared.codec.entropy.context import QUALITIES
-from shared.codec.entropy.levels import HALF_OCTAVE, QUALITY_EXACT, QUALITY_SKIPPED, qualities_of, sending_order
+from shared.codec.entropy.levels import (
+    HALF_OCTAVE,
+    QUALITY_EXACT,
+    QUALITY_SKIPPED,
+    coarser_by,
+    qualities_of,
+    sending_order,
+)
 from shared.codec.entropy.lossy_model import DEFAULT_PRICE
 from shared.codec.registry import ENTROPY
 from shared.patches import PatchGrid
@@ -31,7 +38,6 @@ _DEAD_ZONE: Final = 0.6  # coefficients below this part of a step come out as 0
 _STEP_ERROR: Final = 1 / 12  # of the others, in squared steps
 _ROUNDING: Final = 192 / 12 * 64**2  # what whole grey levels add to a patch's error, in coefficient units squared
 _PART: Final = 8_192  # patches
-_SCAN: Final = 12  # quantisers by which a missing scan makes a patch coarser, about
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +91,8 @@ def served_qualities(earlier: Sequence[Earlier], grid: PatchGrid) -> Int64Array:
         numbers = revision.numbers(sending_order(levels, grid))
         qualities = qualities_of(levels[numbers], *revision.plan.header.level_map[:2])
         missing = np.broadcast_to(revision.missing_scans, revision.served.shape)[revision.served]
-        qualities = np.where(missing > 0, np.minimum(qualities + _SCAN * missing, QUALITIES - 1), qualities)
+        coarser = np.minimum(qualities + coarser_by(missing, 1 + len(revision.plan.scans)), QUALITIES - 1)
+        qualities = np.where(qualities >= 0, coarser, qualities)
         finest[numbers] = np.minimum(finest[numbers], qualities)
     return np.where(finest == QUALITIES, QUALITY_SKIPPED, finest)
 
