@@ -8,7 +8,7 @@ import pytest
 import skimage.data
 from hypothesis import given
 from hypothesis import strategies as st
-from receiver_fakes import receivers
+from receiver_fakes import receivers, sent
 
 from receiver.assembly import Assembly
 from receiver.codecs import load_receiver
@@ -101,11 +101,6 @@ def test_exact_patches_are_not_cut(prepared: PreparedPicture) -> None:
     plan = prepared.plan(MAP, PlanRequest(40_000, 256, scans=4))
     assert not plan.scans
     assert max(map(len, pack(plan, ID))) <= 256
-
-
-def test_a_codec_without_scans_sends_one() -> None:
-    plan = load_sender("ladder").prepare(PHOTO).plan(MAP, REQUEST)
-    assert plan.scans == ()
 
 
 def test_all_scans_are_as_good_as_one(entropy: ReceiverCodec, prepared: PreparedPicture, plan: Plan) -> None:
@@ -236,12 +231,11 @@ def test_a_scan_of_nothing_is_forgotten(entropy: ReceiverCodec, plan: Plan) -> N
 
 def test_a_codec_without_scans_takes_none() -> None:
     ladder = next(iter(receivers().values()))
-    packets = pack(load_sender("ladder").prepare(PHOTO).plan(MAP, REQUEST), ID)
-    codec = load_receiver("ladder")
-    assembly = assembled(codec, packets)
+    assembly = assembled(ladder, sent(ID, size=(PHOTO.shape[1], PHOTO.shape[0])).packets)
+    assert assembly.headers == 1
     with pytest.raises(StreamError, match="scan of nothing"):
-        _accept_header(assembly, _scan_header(codec), 1)
-    assert not ladder.scans
+        _accept_header(assembly, _scan_header(ladder), 1)
+    assert assembly.headers == 1
 
 
 # ---- planning anew ---------------------------------------------------------------------------------
@@ -274,7 +268,7 @@ def test_patches_of_which_scans_are_missing_are_worth_sending_again(prepared: Pr
     assert begun is not None
     inside = plan.levels > 0
     assert np.count_nonzero(begun.levels[inside]) > 0.9 * np.count_nonzero(inside)
-    assert whole is None or np.count_nonzero(whole.levels) < 0.5 * np.count_nonzero(begun.levels)
+    assert whole is None or np.count_nonzero(whole.levels) < 0.6 * np.count_nonzero(begun.levels)
 
 
 def test_served_must_fit_the_plan(prepared: PreparedPicture, plan: Plan) -> None:
