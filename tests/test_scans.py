@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pytest
 import skimage.data
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from receiver_fakes import receivers, sent
 
@@ -14,7 +14,7 @@ from receiver.assembly import Assembly
 from receiver.codecs import load_receiver
 from receiver.contract import ReceiverCodec, by_number
 from receiver.entropy_receiver import DecodedEntropy
-from shared.arrays import Float32Array
+from shared.arrays import Float32Array, Int16Array
 from shared.codec.entropy.codec import COUNT_BYTES, beginning, goes_on, joined, parts_needed, parts_of, patches_in
 from shared.codec.entropy.levels import sending_order
 from shared.errors import InvalidInputError, StreamError
@@ -64,6 +64,12 @@ def plan(prepared: PreparedPicture) -> Plan:
 @pytest.fixture(scope="module")
 def entropy() -> ReceiverCodec:
     return load_receiver("entropy")
+
+
+@pytest.fixture(scope="module")
+def whole(entropy: ReceiverCodec, plan: Plan) -> Int16Array:
+    """(patches,) qualities when all has arrived."""
+    return decoded(entropy, pack(plan, ID)).qualities
 
 
 def assembled(codec: ReceiverCodec, packets: Iterable[bytes]) -> Assembly:
@@ -140,9 +146,10 @@ def _parts_there(plan: Plan, there: set[bytes]) -> dict[int, int]:
     return counts
 
 
+@settings(max_examples=25, deadline=None)
 @given(st.data())
 def test_any_packets_in_any_order_show_each_body_as_far_as_it_came(
-    entropy: ReceiverCodec, plan: Plan, data: st.DataObject
+    entropy: ReceiverCodec, plan: Plan, whole: Int16Array, data: st.DataObject
 ) -> None:
     packets = pack(plan, ID)
     lost = data.draw(st.sets(st.integers(0, len(packets) - 1), max_size=len(packets) // 2))
@@ -155,8 +162,7 @@ def test_any_packets_in_any_order_show_each_body_as_far_as_it_came(
         assert arrived is None
         return
     assert arrived is not None
-    numbers = sending_order(plan.levels, plan.header.grid)
-    whole, found = decoded(entropy, packets).qualities, arrived.decode()
+    numbers, found = sending_order(plan.levels, plan.header.grid), arrived.decode()
     assert isinstance(found, DecodedEntropy)
     parts = _parts_there(plan, set(kept))
     for body in plan.bodies:
@@ -184,9 +190,11 @@ def test_it_is_complete_only_when_every_part_of_every_body_is_there(entropy: Rec
 def test_a_whole_coarse_patch_is_shown_rather_than_the_beginning_of_a_fine_one(
     entropy: ReceiverCodec, prepared: PreparedPicture
 ) -> None:
-    coarse, fine = (prepared.plan(MAP, PlanRequest(size, 256, scans=scans)) for size, scans in ((1_200, 1), (2_600, 4)))
-    first = pack(coarse, ID)
-    packed = pack_revision(dataclasses.replace(fine, header=dataclasses.replace(fine.header, sketch=b"")), ID, 1)
+    coarse = prepared.plan(MAP, PlanRequest(1_200, 256))
+    everything = np.ones(np.count_nonzero(coarse.levels), np.bool_)
+    fine = prepared.replan(MAP, PlanRequest(2_600, 256, scans=4), [Earlier(coarse, everything)])
+    assert fine is not None
+    first, packed = pack(coarse, ID), pack_revision(fine, ID, 1)
     scans = [[*scan.header, *(packet.data for packet in scan.patches)] for scan in (packed, *packed.scans)]
     errors = [
         error(decoded(entropy, [*first, *(data for scan in scans[:count] for data in scan)]))

@@ -36,8 +36,8 @@ class Ledger:
         """Plans and their scans."""
         self.plans: list[PackedRevision] = []
         self.sent_bytes = 0
-        self.open_bytes = 0
-        """Of packets that are to be sent, for the first time or again."""
+        self.open_bytes_of: list[int] = []
+        """By revision, of packets that are to be sent, for the first time or again."""
         self.unresolved_bytes = 0
         """Handed over, and nothing is known of them; copies count each."""
         self.arrived_bytes = 0
@@ -82,7 +82,17 @@ class Ledger:
         self._patches.append(patches)
         self._open.extend((*header, *patches))
         heapq.heapify(self._open)
-        self.open_bytes += revision.wire_bytes
+        self.open_bytes_of.append(revision.wire_bytes)
+
+    @property
+    def open_bytes(self) -> int:
+        """Of packets that are to be sent, for the first time or again."""
+        return sum(self.open_bytes_of)
+
+    @property
+    def refining_bytes(self) -> int:
+        """Of these, those that only refine what others show."""
+        return sum(self.open_bytes_of[scan.number] for plan in self.plans for scan in plan.scans)
 
     def next_open(self) -> Entry | None:
         """The most important packet that is to be sent."""
@@ -106,7 +116,7 @@ class Ledger:
     def drop(self, entry: Entry) -> None:
         """Gives up a packet that is to be sent."""
         if entry.is_open:
-            self.open_bytes -= len(entry.data)
+            self.open_bytes_of[entry.revision] -= len(entry.data)
             entry.state = State.DROPPED
             self._written_off.discard(entry)
 
@@ -136,7 +146,7 @@ class Ledger:
     def hand(self, entry: Entry, now: float) -> Handed:
         """A packet is handed over."""
         if entry.is_open:
-            self.open_bytes -= len(entry.data)
+            self.open_bytes_of[entry.revision] -= len(entry.data)
             self._written_off.discard(entry)
             entry.state = State.FLYING
         entry.sends += 1
@@ -363,7 +373,7 @@ class Ledger:
             entry.state = State.DROPPED
             return
         entry.state = State.LOST
-        self.open_bytes += len(entry.data)
+        self.open_bytes_of[entry.revision] += len(entry.data)
         self._written_off.add(entry)
         heapq.heappush(self._open, entry)
 
@@ -371,7 +381,7 @@ class Ledger:
         if entry.state is State.ARRIVED:
             return
         if entry.is_open:
-            self.open_bytes -= len(entry.data)
+            self.open_bytes_of[entry.revision] -= len(entry.data)
             self._written_off.discard(entry)
         entry.state = State.ARRIVED
         self.arrived_bytes += len(entry.data)

@@ -151,9 +151,8 @@ class Replanning:
         left = self._settings.budget_bytes - ledger.sent_bytes - policy.POLL_SPARE_BYTES
         again = link.loss_rate * ledger.unresolved_bytes
         arrives = policy.share_that_counts(self._settings, link, now)
-        finer = sum(len(entry.data) for entry in ledger.open_entries() if entry.revision in self._finer)
-        needed = ledger.open_bytes - finer
-        further = sum(len(entry.data) for entry in ledger.open_entries() if entry.refines)
+        finer = sum(ledger.open_bytes_of[number] for number in self._finer)
+        needed, further = ledger.open_bytes - finer, ledger.refining_bytes
         affordable = max(min(left, careful) - again, 0.0) * arrives
         meanwhile = link.rate_bps / 8 * self.replan_s
         total = ledger.arrived_bytes + ledger.unresolved_bytes + ledger.open_bytes + ledger.unfit_bytes
