@@ -114,7 +114,7 @@ class Trials:
         bits = in_company(measured.bits)
         factors = np.full(len(guess), bits.sum() / max(guess[numbers].sum(), 1))
         factors[numbers] = bits / np.maximum(guess[numbers], 1)
-        return np.clip(factors, *_FACTORS)
+        return np.asarray(np.clip(factors, *_FACTORS))
 
     def _tried(self, setting: Setting, code: Coding) -> Trial:
         guess = self.guessed(setting.fineness)
