@@ -126,6 +126,10 @@ class Replanning:
         self._asked_s, self._after_s = None, math.inf
         return True
 
+    def promised_bytes(self, now: float) -> float:
+        """Bytes that must be left for a plan that is being made; 0 where nothing waits for it."""
+        return self._asked_bytes if self.pauses(now) else 0.0
+
     def pauses(self, now: float) -> bool:
         """Whether the rest waits for the new plan; where time is short, nothing does."""
         return self._asked_s is not None and not self._hurry and now < self._asked_s + PATIENCE_S
