@@ -63,7 +63,7 @@ _WINDOW_SPARE_S: Final = FEEDBACK_S + 0.05
 _WINDOW_PACKETS: Final = 4
 _CAUTION: Final = 0.3  # a plan is made for so many standard deviations below the mean rate
 _LEAST_SPREAD: Final = 0.2  # a rate that was steady so far may still drop
-_DOUBT: Final = 4.0  # by so many standard deviations the rate may be lower while a packet is under way
+_DOUBT: Final = 5.0  # by so many standard deviations the rate may be lower while a packet is under way
 _MARGIN_S: Final = 0.01  # of the last packet before the deadline
 
 
@@ -126,9 +126,9 @@ def doubt_of_loss(at_most: float) -> float:
 def _first_share(settings: SenderSettings, link: LinkEstimate, now: float) -> float:
     """Part of what the link carries by the deadline that the first plan takes.
 
-    It shows all of the picture, coarsely, and lasts until a finer plan can be there, which knows the rate; what
-    does not come of that is missed least. Where there is no time for it, the first plan must not be late; where the
-    rate is known, it may take all that is going to be on time.
+    It lasts until a finer plan can be there, which knows the rate; what does not come of that is missed least. Where
+    there is no time for it, or the rate is known, the first plan takes nearly all that is going to be on time: of its
+    scans the last may stay away.
     """
     assert settings.deadline_s is not None
     time_s = max(settings.deadline_s - now - one_way_s(link), 1e-3)
@@ -169,8 +169,9 @@ def first_packet_bytes(settings: SenderSettings, link: LinkEstimate, now: float)
 def packet_bytes_for(settings: SenderSettings, link: LinkEstimate, carried: float) -> int:
     """Largest packet of a plan of so many bytes.
 
-    Before a deadline what is lost with the last packet, and what one packet too many costs, must not be much; half as
-    long packets cost the entropy codec about 0.15 dB. Where they may need repair, its packets must not be too large.
+    Before a deadline what is lost with the last packet, and what one packet too many costs, must not be much; as bodies
+    go on from scan to scan, shorter packets cost little but their headers. Where they may need repair, its packets must
+    not be too large.
     """
     largest = settings.packet_bytes
     if settings.deadline_s is None:
