@@ -16,7 +16,7 @@ from training.relevance.scenes import SCENES, scene_classes
 from training.relevance.targets import ANYTHING, COLUMN_NAMES, TargetMaker, self_label
 from training.relevance.vision import PhraseBook, Settings, Trainer, mean_state, unchanged_tensors
 from transmitter.relevance.detector import Detector
-from transmitter.relevance.network import RelevanceNetwork
+from transmitter.relevance.network import TEXT_CHANNELS, RelevanceNetwork
 from transmitter.relevance.segmenter import Segmenter
 from transmitter.relevance.text_tower import TextTower
 
@@ -259,7 +259,7 @@ def test_held_out_photos_are_scored(photo):
     photos = held_out([replace(photo, masks={"cat": left_half(), "dog": right}, complete=True)])
     assert list(photos[0].truths) == [CAT, DOG]
     network = RelevanceNetwork().eval()
-    said = report(network, TextTower(["cat", "dog"]).eval(), torch.ones(512), photos)
+    said = report(network, TextTower(["cat", "dog"]).eval(), torch.ones(TEXT_CHANNELS), photos)
     assert said.startswith("single 0.")
 
 
