@@ -10,8 +10,6 @@ from transmitter.transport.entries import Entry, State
 from transmitter.transport.ledger import Ledger
 from transmitter.transport.link import LinkView
 
-_CLEAN: Final = 0.05  # a link that loses no more in nine cases of ten is worth no waiting
-_KEPT: Final = 4.0  # times the bytes under way that may get lost
 _SPARE_S: Final = 0.01  # before the channel's queue runs dry
 
 
@@ -39,13 +37,15 @@ class Holding:
     def __init__(self, settings: SenderSettings, ledger: Ledger, link: LinkView) -> None:
         self.blind = False
         """Whether nothing is expected to be heard any more; then what is under way or may be lost does not count."""
+        self.kept_bytes = 0
+        """Of the budget, for asking what has arrived after the stream breaks; nothing else may take them."""
         self._settings, self._ledger, self._link = settings, ledger, link
         self._forgotten_bytes = 0
 
     @property
     def left(self) -> int:
-        """Bytes of the budget that are left."""
-        return self._settings.budget_bytes - self._ledger.sent_bytes
+        """Bytes of the budget that are left, but for those that are kept."""
+        return self._settings.budget_bytes - self._ledger.sent_bytes - self.kept_bytes
 
     @property
     def spare_bytes(self) -> float:
@@ -56,8 +56,8 @@ class Holding:
         """What was handed over so far is there or lost by now."""
         self._forgotten_bytes = self._ledger.sent_bytes
 
-    def why_not(self, entry: Entry | None, now: float, room_bytes: int, *, pauses: bool) -> Hold | None:
-        """Why a packet does not go, if so."""
+    def why_not(self, entry: Entry | None, now: float, room_bytes: int, promised_bytes: float) -> Hold | None:
+        """Why a packet does not go, if so; a new plan is being made for the bytes that are promised."""
         if entry is None:
             return Hold.NOTHING
         size, link = len(entry.data), self._link.estimate
@@ -68,7 +68,8 @@ class Holding:
             return Hold.WINDOW
         if self.left - size < self._reserve(entry, now):
             return Hold.RESERVE
-        return Hold.PAUSE if pauses and not entry.kept else None
+        pauses = promised_bytes > 0 and (not entry.kept or self.left - size < promised_bytes)
+        return Hold.PAUSE if pauses else None
 
     def too_many(self, size: int, now: float, room_bytes: int) -> Hold | None:
         """Whether so many bytes are more than the channel takes, or more than it should have to keep."""
@@ -90,7 +91,7 @@ class Holding:
         """Bytes that must be left after a packet, for what may turn out to be lost."""
         ledger, link = self._ledger, self._link.estimate
         hopeless = self.blind or policy.rounds_left(self._settings, link, now) < 1
-        if hopeless or entry.kind is PacketKind.HEADER or not ledger.unresolved_packets:
+        if hopeless or entry.kind is PacketKind.HEADER or entry.flying or not ledger.unresolved_packets:
             return 0.0
         reserve = self._header_reserve(now)
         if not policy.expects_loss(link, ledger.unresolved_packets + 1):
@@ -102,12 +103,16 @@ class Holding:
         return reserve
 
     def _whole_reserve(self, reserve: float, entry: Entry) -> float:
-        """Unless the link is known to be clean, what is under way could be planned again in as many bytes."""
+        """So that what is under way can be planned again: the less, the better it is known that the link is clean."""
         link = self._link.estimate
-        share = link.loss_at_most
-        if share >= _CLEAN:
-            share = 1.0 if self._ledger.lost_packets else min(_KEPT * share, 1.0)
-        reserve += share * self._ledger.unresolved_bytes
+        if self._ledger.lost_packets and link.loss_at_most >= policy.MAY_LOSE_PACKETS:
+            share = 1.0
+        elif policy.is_short(self._settings, link):
+            share = policy.feared_loss(link)
+        else:
+            share = policy.doubt_of_loss(link.loss_at_most)
+        # Hardly ever is it the header and much else.
+        reserve = max(reserve, share * self._ledger.unresolved_bytes)
         return max(reserve, self._settings.packet_bytes) if entry.state is State.LOST else reserve
 
     def _header_reserve(self, now: float) -> float:

@@ -21,9 +21,9 @@ from shared.codec.entropy.context import PatchContext, inputs_of
 from shared.codec.entropy.lossy import MEAN_PARTS, SCALES, Prediction, run
 from shared.codec.entropy.part_network import PartNetwork
 from shared.codec.entropy.schedule import GROUP_ENDS, GROUPS, parts_of
-from shared.codec.entropy.symbols import SymbolReader, SymbolTables, SymbolWriter
+from shared.codec.entropy.symbols import SymbolReader, SymbolTables, SymbolWriter, read_together, write_together
 from shared.codec.entropy.transform import PatchTransform
-from shared.errors import StreamError, WeightsError
+from shared.errors import WeightsError
 
 DEFAULT_PRICE: Final = 0.12
 """Squared quantiser steps that a bit is worth to the encoder; by measurement on training photos."""
@@ -88,7 +88,7 @@ class LossyModel:
         if len(self.tables.frequencies) != GROUPS * SCALES or self.shrink.shape != (GROUPS * SCALES, 3):
             raise WeightsError("there are not as many tables as groups and scales")
 
-    def shared(self, group: int, features: Float64Array) -> AnyArray:
+    def shared(self, group: int, features: AnyArray) -> AnyArray:
         """See `lossy.Predictor`."""
         return self.networks[group].shared(features)
 
@@ -108,7 +108,7 @@ class LossyModel:
         """
         chooser = self.chooser(coefficients, context.packets, price)
         self.run_encoder(coefficients, context, chooser)
-        bodies = tuple(chooser.body(number) for number in range(chooser.packets))
+        bodies = chooser.bodies()
         _drop_beyond(context.values[:-1], chooser.groups[context.packets])
         return LossyEncoding(bodies, context.values[:-1], chooser.bits)
 
@@ -169,7 +169,6 @@ class Chooser:
         self._packet_of = packets
         self.packets = int(packets.max(initial=-1)) + 1
         self.coded: list[tuple[Prediction, Int64Array]] = []
-        self._rows: list[dict[int, Int64Array]] = []
         self.bits = np.zeros(len(coefficients))
         """(n,) about what each patch takes."""
         self.group_bits = np.zeros((self.packets, GROUPS))
@@ -182,16 +181,13 @@ class Chooser:
         true = self._coefficients[prediction.targets, prediction.part]
         wanted = (true - prediction.means) / prediction.widths
         residuals = self._choose(wanted, prediction.tables)
-        first = prediction.part == prediction.step.parts[0]
-        rows = _rows_by_packet(self._packet_of[prediction.targets]) if first else self._rows[-1]
         self.coded.append((prediction, residuals))
-        self._rows.append(rows)
         self._count(prediction, residuals)
         return residuals
 
     def _count(self, prediction: Prediction, residuals: Int64Array) -> None:
         group, packets = prediction.step.group, self._packet_of[prediction.targets]
-        bits = self._model.tables.code_bits(residuals, prediction.tables).sum(axis=1)
+        bits = self._model.tables.sparse_bits(residuals, prediction.tables).sum(axis=1)
         self.bits[prediction.targets] += bits
         self.group_bits[:, group] += np.bincount(packets, bits, self.packets)
         self.groups[packets[residuals.any(axis=1)]] = group + 1
@@ -215,15 +211,18 @@ class Chooser:
         bits = self._model.tables.code_bits(candidate * sign, table)
         return (magnitude - candidate + inward) ** 2 + self._price * bits
 
-    def body(self, packet: int) -> bytes:
-        """The string of one packet."""
-        groups, writer = int(self.groups[packet]), SymbolWriter()
-        for (prediction, residuals), places in zip(self.coded, self._rows, strict=True):
-            if packet in places and prediction.step.group < groups:
-                rows = places[packet]
-                tables = prediction.first_table + prediction.scales[rows]
-                writer.write(self._model.tables, residuals[rows].ravel(), tables.ravel())
-        return bytes([groups]) + writer.to_bytes()
+    def bodies(self) -> tuple[bytes, ...]:
+        """The string of each packet."""
+        writers = [SymbolWriter() for _ in range(self.packets)]
+        for prediction, residuals in self.coded:
+            packets = self._packet_of[prediction.targets]
+            rows = np.flatnonzero(self.groups[packets] > prediction.step.group)
+            owners = packets[rows].repeat(residuals.shape[1])
+            tables = prediction.first_table + prediction.scales[rows]
+            write_together(writers, self._model.tables, residuals[rows].ravel(), tables.ravel(), owners)
+        return tuple(
+            bytes([groups]) + writer.to_bytes() for groups, writer in zip(self.groups.tolist(), writers, strict=True)
+        )
 
 
 class _Reader:
@@ -236,33 +235,21 @@ class _Reader:
         self.groups[self.damaged] = 0
         self._ended = self.damaged.copy()
         self._readers = [SymbolReader(body[1:]) for body in bodies]
-        self._rows: dict[int, Int64Array] = {}
 
     def __call__(self, prediction: Prediction) -> Int64Array:
-        if prediction.part == prediction.step.parts[0]:
-            self._rows = _rows_by_packet(self._context.packets[prediction.targets])
-        residuals, tables = np.zeros(prediction.scales.shape, np.int64), prediction.tables
-        for packet, rows in self._rows.items():
-            if not self._ended[packet]:
-                residuals[rows] = self._read(packet, tables[rows])
+        packets = self._context.packets[prediction.targets]
+        rows = np.flatnonzero(~self._ended[packets])
+        residuals, shape = np.zeros(prediction.scales.shape, np.int64), (len(rows), prediction.scales.shape[1])
+        owners, tables = packets[rows].repeat(shape[1]), prediction.tables[rows].ravel()
+        values, damaged = read_together(self._readers, self._model.tables, tables, owners)
+        residuals[rows] = values.reshape(shape)
+        self._end(damaged)
+        residuals[self._ended[packets]] = 0
         return residuals
 
-    def _read(self, packet: int, tables: Int64Array) -> Int64Array:
-        reader = self._readers[packet]
-        try:
-            residuals = reader.read(self._model.tables, tables.ravel()).reshape(tables.shape)
-        except StreamError:
-            self._ended[packet] = True
-            self.damaged[packet] = not self._cut[packet]
-            return np.zeros(tables.shape, np.int64)
-        if self._cut[packet] and reader.exhausted:
-            self._ended[packet] = True
-            residuals[:] = 0
-        return residuals
-
-
-def _rows_by_packet(packets: Int64Array) -> dict[int, Int64Array]:
-    """Of (t,) packet numbers those that occur, each with the places where it does."""
-    order = np.argsort(packets, kind="stable")
-    found, starts = np.unique(packets[order], return_index=True)
-    return dict(zip(found.tolist(), np.split(order, starts[1:]), strict=True))
+    def _end(self, damaged: list[int]) -> None:
+        """Notes which packets have no more to tell."""
+        self._ended[damaged] = True
+        self.damaged[damaged] = ~self._cut[damaged]
+        for packet in np.flatnonzero(self._cut & ~self._ended):
+            self._ended[packet] = self._readers[packet].exhausted

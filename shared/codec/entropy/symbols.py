@@ -6,7 +6,7 @@ call is coded table by table: both sides know the table numbers, and one call of
 symbols of a table. After them come the values that escaped, in Elias' gamma code.
 """
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
@@ -32,6 +32,7 @@ _RangeDecoder: Final[Any] = constriction.stream.queue.RangeDecoder
 
 _WORD_BYTES: Final = 4
 _MAX_TABLES: Final = 1 << 16
+_SHORT: Final = 1 << 16
 _GAMMA_SIZES: Final = 16  # lengths of an escaped excess in bits, 1 to 16
 
 # Each length half as likely as the one before, as in Elias' gamma code.
@@ -83,16 +84,36 @@ class SymbolTables:
             bits[escaped] += 2 * _sizes(_excess(np.asarray(symbols)[escaped], self.reach))
         return bits
 
-    @cached_property
-    def _models(self) -> dict[int, Any]:
-        return {}
+    def sparse_bits(self, symbols: Int64Array, numbers: Int64Array) -> Float64Array:
+        """As `code_bits`, quickly where most of the symbols are 0."""
+        bits: Float64Array = self._bits_of_zero[numbers]
+        some = np.nonzero(symbols)
+        bits[some] = self.code_bits(symbols[some], numbers[some])
+        return bits
 
-    def model(self, number: int) -> Any:
-        """The range coder's model of a table, made when first asked for."""
-        if number not in self._models:
-            row = np.asarray(self.frequencies[number] / np.float32(FREQUENCY_TOTAL), np.float32)
-            self._models[number] = _Categorical(row, perfect=False)
-        return self._models[number]
+    @cached_property
+    def _bits_of_zero(self) -> Float64Array:
+        return np.ascontiguousarray(self.bits[:, self.reach])
+
+    @cached_property
+    def models(self) -> dict[int, Any]:
+        """The range coder's model of each table, made when first asked for."""
+        return _Models(self.frequencies)
+
+
+class _Models(dict[int, Any]):
+    def __init__(self, frequencies: NDArray[np.uint32]) -> None:
+        super().__init__()
+        self._frequencies = frequencies
+
+    def __missing__(self, number: int) -> Any:
+        row = np.asarray(self._frequencies[number] / np.float32(FREQUENCY_TOTAL), np.float32)
+        model = self[number] = _Categorical(row, perfect=False)
+        return model
+
+
+_TableRun = tuple[int, int, int]
+"""Symbols that follow each other and share a table: its number, their start, their end."""
 
 
 class SymbolWriter:
@@ -112,17 +133,7 @@ class SymbolWriter:
         Raises:
             InvalidInputError: a value exceeds its table's reach by more than MAX_EXCESS.
         """
-        order, runs = _by_table(numbers)
-        symbols = np.asarray(symbols, np.int64)[order]
-        columns = _columns(symbols, tables.reach).astype(np.int32)
-        escaped = columns == 2 * tables.reach + 1
-        excess = _excess(symbols[escaped], tables.reach) if escaped.any() else None
-        if excess is not None and np.abs(excess).max() > MAX_EXCESS:
-            raise InvalidInputError("symbols", "a value is far out of its table's reach")
-        for number, start, end in runs:
-            self._encoder.encode(columns[start:end], tables.model(number))
-        if excess is not None:
-            self._write_excess(excess)
+        write_together([self], tables, symbols, numbers, np.zeros(len(numbers), np.int64))
 
     def _write_excess(self, excess: Int64Array) -> None:
         magnitudes, sizes = np.abs(excess), _sizes(excess)
@@ -170,20 +181,21 @@ class SymbolReader:
         Raises:
             StreamError: no writer wrote these bytes.
         """
-        order, runs = _by_table(numbers)
-        columns = np.empty(len(order), np.int32)
-        try:
-            for number, start, end in runs:
-                columns[start:end] = self._decoder.decode(tables.model(number), end - start)
-            values = columns.astype(np.int64) - tables.reach
-            escaped = np.flatnonzero(columns == 2 * tables.reach + 1)
-            if len(escaped):
-                values[escaped] = self._read_excess(len(escaped), tables.reach)
-        except AssertionError as error:  # how the entropy coder says that no encoder wrote this
-            raise StreamError("coded symbols are damaged") from error
-        symbols = np.empty(len(order), np.int64)
-        symbols[order] = values
+        symbols, damaged = read_together([self], tables, numbers, np.zeros(len(numbers), np.int64))
+        if damaged:
+            raise StreamError("coded symbols are damaged")
         return symbols
+
+    def _read_columns(self, tables: SymbolTables, columns: AnyArray, runs: Sequence[_TableRun]) -> Int64Array:
+        """Reads some columns, which go from the first run's start to the last one's end, to (n,) values."""
+        decode, models = self._decoder.decode, tables.models
+        for number, start, end in runs:
+            columns[start:end] = decode(models[number], end - start)
+        values = columns[runs[0][1] : runs[-1][2]].astype(np.int64) - tables.reach
+        escaped = np.flatnonzero(values > tables.reach)
+        if len(escaped):
+            values[escaped] = self._read_excess(len(escaped), tables.reach)
+        return values
 
     def _read_excess(self, count: int, reach: int) -> Int64Array:
         sizes = self._decoder.decode(_SIZE_MODEL, count).astype(np.int64) + 1
@@ -194,6 +206,67 @@ class SymbolReader:
             magnitudes[long] += self._decoder.decode(_Uniform(), magnitudes[long].astype(np.int32))
         values: Int64Array = signs * (magnitudes + reach)
         return values
+
+
+def write_together(
+    writers: Sequence[SymbolWriter], tables: SymbolTables, symbols: AnyArray, numbers: AnyArray, owners: AnyArray
+) -> None:
+    """As `SymbolWriter.write` for several at once, which is quicker than one after another.
+
+    Args:
+        writers: each writes what is its own, in the order given.
+        tables: where the table numbers point.
+        symbols: (n,) integers; what a table does not reach escapes.
+        numbers: (n,) integers, 0 to tables - 1.
+        owners: (n,) integers, which writer writes each.
+
+    Raises:
+        InvalidInputError: a value exceeds its table's reach by more than MAX_EXCESS.
+    """
+    order, shares = _by_owner_and_table(numbers, owners)
+    symbols = np.asarray(symbols, np.int64)[order]
+    columns = _columns(symbols, tables.reach).astype(np.int32)
+    escaped = columns == 2 * tables.reach + 1
+    excess = _excess(symbols, tables.reach) if escaped.any() else None
+    if excess is not None and np.abs(excess[escaped]).max() > MAX_EXCESS:
+        raise InvalidInputError("symbols", "a value is far out of its table's reach")
+    models = tables.models
+    for owner, runs in shares:
+        encode = writers[owner]._encoder.encode
+        for number, start, end in runs:
+            encode(columns[start:end], models[number])
+        if excess is not None:
+            own = slice(runs[0][1], runs[-1][2])
+            if escaped[own].any():
+                writers[owner]._write_excess(excess[own][escaped[own]])
+
+
+def read_together(
+    readers: Sequence[SymbolReader], tables: SymbolTables, numbers: AnyArray, owners: AnyArray
+) -> tuple[Int64Array, list[int]]:
+    """As `SymbolReader.read` for several at once, which is quicker than one after another.
+
+    Args:
+        readers: each reads what is its own.
+        tables: the tables that the values were written with.
+        numbers: (n,) integers, as they were written.
+        owners: (n,) integers, which reader reads each.
+
+    Returns:
+        (n,) values, and the owners whose bytes no writer wrote: their values are 0.
+    """
+    order, shares = _by_owner_and_table(numbers, owners)
+    columns = np.empty(len(order), np.int32)
+    values = np.zeros(len(order), np.int64)
+    damaged = []
+    for owner, runs in shares:
+        try:
+            values[runs[0][1] : runs[-1][2]] = readers[owner]._read_columns(tables, columns, runs)
+        except AssertionError:  # how the entropy coder says that no encoder wrote this
+            damaged.append(owner)
+    symbols = np.empty_like(values)
+    symbols[order] = values
+    return symbols, damaged
 
 
 def fit_frequencies(counts: AnyArray, prior: float = 0.5) -> NDArray[np.uint32]:
@@ -226,16 +299,25 @@ def _spread(counts: Float64Array) -> Float64Array:
     return np.asarray(0.5 * blurred / np.maximum(total, 1e-9) + 0.5 / counts.shape[1])
 
 
-def _by_table(numbers: AnyArray) -> tuple[Int64Array, Iterator[tuple[int, int, int]]]:
-    """The order in which symbols are coded, and each table's number, start and end therein."""
-    short = np.asarray(numbers).astype(np.uint16)
+def _by_owner_and_table(numbers: AnyArray, owners: AnyArray) -> tuple[Int64Array, list[tuple[int, list[_TableRun]]]]:
+    """The order in which symbols are coded, by owner and then by table, and each owner's runs of one table therein."""
+    if not len(numbers):
+        return np.zeros(0, np.int64), []
+    numbers = np.asarray(numbers)
+    lowest = int(numbers.min())
+    span = int(numbers.max()) - lowest + 1
+    keys = owners * span + (numbers - lowest)
+    # Numbers of 16 bits are sorted in a time that grows with their count alone.
+    short = keys.astype(np.uint16) if int(keys.max()) < _SHORT else keys
     order = short.argsort(kind="stable")
     ordered = short[order]
-    if not len(order):
-        return order, iter(())
     edges = ((ordered[1:] != ordered[:-1]).nonzero()[0] + 1).tolist()
-    starts, ends = [0, *edges], [*edges, len(ordered)]
-    return order, zip(ordered[starts].tolist(), starts, ends, strict=True)
+    starts = [0, *edges]
+    shares: dict[int, list[_TableRun]] = {}
+    for key, start, end in zip(ordered[starts].tolist(), starts, [*edges, len(ordered)], strict=True):
+        owner, number = divmod(key, span)
+        shares.setdefault(owner, []).append((lowest + number, start, end))
+    return order, list(shares.items())
 
 
 def _columns(symbols: AnyArray, reach: int) -> Int64Array:
