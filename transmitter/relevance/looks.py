@@ -40,10 +40,10 @@ class Looks(NamedTuple):
     """What the network sees of one picture."""
 
     near: Tensor
-    """(1, 512, rows, columns)."""
+    """(1, TEXT_CHANNELS, rows, columns)."""
 
     far: Tensor
-    """(1, 512, rows, columns), fewer of them; mirrored."""
+    """(1, TEXT_CHANNELS, rows, columns), fewer of them; mirrored."""
 
 
 def look(network: RelevanceNetwork, image: UInt8Array, device: torch.device) -> Looks:
@@ -79,7 +79,7 @@ def score(network: RelevanceNetwork, looks: Looks, phrases: Tensor) -> Tensor:
     Args:
         network: that looked.
         looks: of one picture.
-        phrases: (count, 512), unit length.
+        phrases: (count, TEXT_CHANNELS), as from the text tower.
 
     Returns:
         (count, rows, columns) on the near look's grid, unbounded; a sigmoid makes it a confidence.

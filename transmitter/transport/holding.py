@@ -1,5 +1,6 @@
 """Why a packet does not go: the channel's credit and queue, what is under way, the deadline, bytes that are kept."""
 
+from collections.abc import Collection
 from enum import Enum
 from typing import Final
 
@@ -10,6 +11,7 @@ from transmitter.transport.entries import Entry, State
 from transmitter.transport.ledger import Ledger
 from transmitter.transport.link import LinkView
 
+_FINER_MARGIN: Final = 0.03  # of the time to the deadline, that is left to links that fall silent
 _SPARE_S: Final = 0.01  # before the channel's queue runs dry
 
 
@@ -32,15 +34,21 @@ class Holding:
         settings: of the transmission.
         ledger: of its packets.
         link: as it is seen.
+        finer: revisions that are missed least, and end some time before the deadline.
+        now: when sending begins.
     """
 
-    def __init__(self, settings: SenderSettings, ledger: Ledger, link: LinkView) -> None:
+    def __init__(
+        self, settings: SenderSettings, ledger: Ledger, link: LinkView, finer: Collection[int], now: float
+    ) -> None:
         self.blind = False
         """Whether nothing is expected to be heard any more; then what is under way or may be lost does not count."""
         self.kept_bytes = 0
         """Of the budget, for asking what has arrived after the stream breaks; nothing else may take them."""
         self._settings, self._ledger, self._link = settings, ledger, link
         self._forgotten_bytes = 0
+        self._finer = finer
+        self._finer_margin_s = 0.0 if settings.deadline_s is None else _FINER_MARGIN * (settings.deadline_s - now)
 
     @property
     def left(self) -> int:
@@ -61,7 +69,8 @@ class Holding:
         if entry is None:
             return Hold.NOTHING
         size, link = len(entry.data), self._link.estimate
-        crowded = self.too_many(size, now, room_bytes)
+        margin_s = self._finer_margin_s if entry.revision in self._finer else 0.0
+        crowded = self.too_many(size, now, room_bytes, margin_s)
         if crowded is not None or not self._settings.closed_loop:
             return crowded
         if self._under_way > policy.window_bytes(link, self._settings.packet_bytes) and not self.blind:
@@ -71,7 +80,7 @@ class Holding:
         pauses = promised_bytes > 0 and (not entry.kept or self.left - size < promised_bytes)
         return Hold.PAUSE if pauses else None
 
-    def too_many(self, size: int, now: float, room_bytes: int) -> Hold | None:
+    def too_many(self, size: int, now: float, room_bytes: int, margin_s: float = 0.0) -> Hold | None:
         """Whether so many bytes are more than the channel takes, or more than it should have to keep."""
         if size > room_bytes:
             return Hold.ROOM
@@ -80,7 +89,7 @@ class Holding:
         waiting = self._link.waiting_bytes(now)
         if waiting > self._queue_bytes and not self.blind:
             return Hold.QUEUE
-        return None if self.in_time(waiting + size, now) else Hold.TIME
+        return None if self.in_time(waiting + size, now + margin_s) else Hold.TIME
 
     def in_time(self, waiting_bytes: float, now: float) -> bool:
         """Whether what waits will have arrived by the deadline."""

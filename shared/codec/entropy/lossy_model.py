@@ -88,7 +88,7 @@ class LossyModel:
         if len(self.tables.frequencies) != GROUPS * SCALES or self.shrink.shape != (GROUPS * SCALES, 3):
             raise WeightsError("there are not as many tables as groups and scales")
 
-    def shared(self, group: int, features: Float64Array) -> AnyArray:
+    def shared(self, group: int, features: AnyArray) -> AnyArray:
         """See `lossy.Predictor`."""
         return self.networks[group].shared(features)
 
@@ -187,7 +187,7 @@ class Chooser:
 
     def _count(self, prediction: Prediction, residuals: Int64Array) -> None:
         group, packets = prediction.step.group, self._packet_of[prediction.targets]
-        bits = self._model.tables.code_bits(residuals, prediction.tables).sum(axis=1)
+        bits = self._model.tables.sparse_bits(residuals, prediction.tables).sum(axis=1)
         self.bits[prediction.targets] += bits
         self.group_bits[:, group] += np.bincount(packets, bits, self.packets)
         self.groups[packets[residuals.any(axis=1)]] = group + 1

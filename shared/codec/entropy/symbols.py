@@ -9,7 +9,7 @@ symbols of a table. After them come the values that escaped, in Elias' gamma cod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import constriction
 import numpy as np
@@ -84,24 +84,36 @@ class SymbolTables:
             bits[escaped] += 2 * _sizes(_excess(np.asarray(symbols)[escaped], self.reach))
         return bits
 
+    def sparse_bits(self, symbols: Int64Array, numbers: Int64Array) -> Float64Array:
+        """As `code_bits`, quickly where most of the symbols are 0."""
+        bits: Float64Array = self._bits_of_zero[numbers]
+        some = np.nonzero(symbols)
+        bits[some] = self.code_bits(symbols[some], numbers[some])
+        return bits
+
     @cached_property
-    def _models(self) -> dict[int, Any]:
-        return {}
+    def _bits_of_zero(self) -> Float64Array:
+        return np.ascontiguousarray(self.bits[:, self.reach])
 
-    def model(self, number: int) -> Any:
-        """The range coder's model of a table, made when first asked for."""
-        if number not in self._models:
-            row = np.asarray(self.frequencies[number] / np.float32(FREQUENCY_TOTAL), np.float32)
-            self._models[number] = _Categorical(row, perfect=False)
-        return self._models[number]
+    @cached_property
+    def models(self) -> dict[int, Any]:
+        """The range coder's model of each table, made when first asked for."""
+        return _Models(self.frequencies)
 
 
-class _TableRun(NamedTuple):
-    """Symbols that follow each other and share a table."""
+class _Models(dict[int, Any]):
+    def __init__(self, frequencies: NDArray[np.uint32]) -> None:
+        super().__init__()
+        self._frequencies = frequencies
 
-    number: int
-    start: int
-    end: int
+    def __missing__(self, number: int) -> Any:
+        row = np.asarray(self._frequencies[number] / np.float32(FREQUENCY_TOTAL), np.float32)
+        model = self[number] = _Categorical(row, perfect=False)
+        return model
+
+
+_TableRun = tuple[int, int, int]
+"""Symbols that follow each other and share a table: its number, their start, their end."""
 
 
 class SymbolWriter:
@@ -176,9 +188,10 @@ class SymbolReader:
 
     def _read_columns(self, tables: SymbolTables, columns: AnyArray, runs: Sequence[_TableRun]) -> Int64Array:
         """Reads some columns, which go from the first run's start to the last one's end, to (n,) values."""
+        decode, models = self._decoder.decode, tables.models
         for number, start, end in runs:
-            columns[start:end] = self._decoder.decode(tables.model(number), end - start)
-        values = columns[runs[0].start : runs[-1].end].astype(np.int64) - tables.reach
+            columns[start:end] = decode(models[number], end - start)
+        values = columns[runs[0][1] : runs[-1][2]].astype(np.int64) - tables.reach
         escaped = np.flatnonzero(values > tables.reach)
         if len(escaped):
             values[escaped] = self._read_excess(len(escaped), tables.reach)
@@ -217,14 +230,15 @@ def write_together(
     excess = _excess(symbols, tables.reach) if escaped.any() else None
     if excess is not None and np.abs(excess[escaped]).max() > MAX_EXCESS:
         raise InvalidInputError("symbols", "a value is far out of its table's reach")
+    models = tables.models
     for owner, runs in shares:
-        writer = writers[owner]
+        encode = writers[owner]._encoder.encode
         for number, start, end in runs:
-            writer._encoder.encode(columns[start:end], tables.model(number))
+            encode(columns[start:end], models[number])
         if excess is not None:
-            own = slice(runs[0].start, runs[-1].end)
+            own = slice(runs[0][1], runs[-1][2])
             if escaped[own].any():
-                writer._write_excess(excess[own][escaped[own]])
+                writers[owner]._write_excess(excess[own][escaped[own]])
 
 
 def read_together(
@@ -247,7 +261,7 @@ def read_together(
     damaged = []
     for owner, runs in shares:
         try:
-            values[runs[0].start : runs[-1].end] = readers[owner]._read_columns(tables, columns, runs)
+            values[runs[0][1] : runs[-1][2]] = readers[owner]._read_columns(tables, columns, runs)
         except AssertionError:  # how the entropy coder says that no encoder wrote this
             damaged.append(owner)
     symbols = np.empty_like(values)
@@ -302,7 +316,7 @@ def _by_owner_and_table(numbers: AnyArray, owners: AnyArray) -> tuple[Int64Array
     shares: dict[int, list[_TableRun]] = {}
     for key, start, end in zip(ordered[starts].tolist(), starts, [*edges, len(ordered)], strict=True):
         owner, number = divmod(key, span)
-        shares.setdefault(owner, []).append(_TableRun(lowest + number, start, end))
+        shares.setdefault(owner, []).append((lowest + number, start, end))
     return order, list(shares.items())
 
 
