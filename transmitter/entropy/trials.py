@@ -23,7 +23,7 @@ from shared.codec.entropy.levels import EXACT, sending_order
 from shared.codec.entropy.lossy_model import DEFAULT_PRICE
 from shared.entropy_level_map import encode as encode_level_map
 from shared.packets import PACKET_HEADER_BYTES, StreamHeader
-from transmitter.entropy.exact_bodies import ExactBodies
+from transmitter.entropy.exact_bodies import ExactBodies, halves
 from transmitter.entropy.revisions import Served
 from transmitter.entropy.samples import LEAST, in_company, stretches
 from transmitter.entropy.settings import Setting, Source, at_price, guessed_bits, levels_at
@@ -113,7 +113,7 @@ class Trials:
         bits = in_company(measured.bits)
         factors = np.full(len(guess), bits.sum() / max(guess[numbers].sum(), 1))
         factors[numbers] = bits / np.maximum(guess[numbers], 1)
-        return np.clip(factors, *_FACTORS)
+        return np.asarray(np.clip(factors, *_FACTORS))
 
     def _tried(self, setting: Setting, code: Coding) -> Trial:
         guess = self.guessed(setting.fineness)
@@ -180,7 +180,7 @@ class Trials:
         self._sample_exact(scene, guess)
         order = scene.order[scene.levels[scene.order] == EXACT]
         encode = partial(self.codec.encode_exact, scene, patches=self.source.patches)
-        bodies = self.exact.bodies(order, guess, self._capacity, encode)
+        bodies = self.exact.bodies(order, self._capacity, self._bits_if_exact, encode)
         return [_Piece(first, len(body), body) for first, body in bodies]
 
     def _sample_exact(self, scene: Scene, guess: Float64Array) -> bool:
@@ -205,7 +205,7 @@ class Trials:
                 elif piece.content is None:
                     done += self._as_if_cut(run, piece)
                 else:
-                    waiting += _halves(run)
+                    waiting += halves(run)
         return sorted(done, key=lambda piece: piece.position)
 
     def _as_if_cut(self, run: Run, piece: _Piece) -> list[_Piece]:
@@ -272,9 +272,3 @@ def _batch(runs: list[Run]) -> tuple[list[Run], list[Run]]:
     total = np.cumsum([len(run.numbers) for run in runs])
     count = max(int(np.searchsorted(total, MAX_BODY_PATCHES, side="right")), 1)
     return runs[:count], runs[count:]
-
-
-def _halves(run: Run) -> list[Run]:
-    """Two runs of half as many patches."""
-    middle = len(run.numbers) // 2
-    return [Run(run.first, run.numbers[:middle]), Run(run.first + middle, run.numbers[middle:])]
