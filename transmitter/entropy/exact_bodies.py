@@ -1,11 +1,6 @@
-"""The bodies of exact patches: as many patches in each as fit its packet, by what those before took.
+"""The bodies of exact patches, cut by what each patch takes among all, and coded together."""
 
-What a patch takes exactly is guessed from its coefficients, and a few stretches of patches tell by how much such
-guesses are off in this picture. Bodies are then coded one after another; one that turns out too long is coded again
-with fewer patches. That happens too rarely to cost as much as measuring all patches beforehand.
-"""
-
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -15,11 +10,15 @@ from shared.arrays import Float64Array, Int64Array
 from shared.codec.entropy.codec import COUNT_BYTES, MAX_BODY_PATCHES, Run
 from transmitter.entropy.samples import stretches
 
-_FILLED: Final = 0.95  # how full a body is aimed to be
-_AGAIN: Final = 0.98  # likewise, of one that was too long
+Measure = Callable[[Int64Array], Float64Array]
+"""Bits that patches of (n,) numbers take, coded together."""
+
+Encode = Callable[[Sequence[Run]], Sequence[bytes]]
+"""Makes a body of each run."""
+
+_FILLED: Final = 0.93  # how full a body is aimed to be: in packets of their own patches take some percent more
 _OVERHEAD_BYTES: Final = COUNT_BYTES + 6
 _MOST: Final = 256  # patches of a sample
-_LEARNING: Final = 0.5  # how much the last body says of the next, which lies beside it
 
 
 @dataclass
@@ -28,59 +27,67 @@ class ExactBodies:
 
     factor: float | None = None
     """Bits over what was guessed; None: not known yet."""
+    _bits: dict[int, float] = field(default_factory=dict)
     _coded: dict[bytes, bytes] = field(default_factory=dict)
 
-    def sample(self, order: Int64Array, guess: Float64Array, bits_of: Callable[[Int64Array], Float64Array]) -> bool:
+    def sample(self, order: Int64Array, guess: Float64Array, measure: Measure) -> bool:
         """Learns from a few patches; False where nothing was to be learnt.
 
         Args:
             order: (n,) numbers of the exact patches, in the order of sending.
             guess: (patches,) bits that each patch of the picture might take.
-            bits_of: measures the patches of (n,) numbers.
+            measure: see above.
         """
         if self.factor is not None or not len(order):
             return False
         chosen = np.concatenate([run.numbers for run in stretches(order, 0)] or [order])[:_MOST]
-        self.factor = float(bits_of(chosen).sum() / max(guess[chosen].sum(), 1))
+        self.factor = float(measure(chosen).sum() / max(guess[chosen].sum(), 1))
         return True
 
     def expected(self, guess: Float64Array) -> Float64Array:
         """(n,) bits that patches may take exactly, of (n,) guesses."""
         return guess if self.factor is None else guess * self.factor
 
-    def bodies(
-        self, order: Int64Array, guess: Float64Array, capacity: int, encode: Callable[[Run], bytes]
-    ) -> Iterator[tuple[int, bytes]]:
+    def bodies(self, order: Int64Array, capacity: int, measure: Measure, encode: Encode) -> list[tuple[int, bytes]]:
         """Codes patches.
 
         Args:
             order: (n,) numbers of the exact patches, which are sent first, in this order.
-            guess: as above.
             capacity: bytes that a body should have at most.
-            encode: makes a body.
+            measure: see above.
+            encode: see above.
 
-        Yields:
+        Returns:
             The ordinal of each body's first patch, and the body; longer than `capacity` only where it holds but one.
         """
-        scale, first = 1.0, 0
-        expected = self.expected(guess[order]) / 8
+        waiting, done = list(self._runs(order, capacity, measure)), []
+        while waiting:
+            self._code(waiting, encode)
+            found = [(run, self._coded[run.numbers.tobytes()]) for run in waiting]
+            long = [run for run, body in found if len(body) > capacity and len(run.numbers) > 1]
+            done += [(run.first, body) for run, body in found if len(body) <= capacity or len(run.numbers) == 1]
+            waiting = [half for run in long for half in halves(run)]
+        return sorted(done)
+
+    def _code(self, runs: Sequence[Run], encode: Encode) -> None:
+        new = [run for run in runs if run.numbers.tobytes() not in self._coded]
+        if new:
+            self._coded.update(zip((run.numbers.tobytes() for run in new), encode(new), strict=True))
+
+    def _runs(self, order: Int64Array, capacity: int, measure: Measure) -> Iterator[Run]:
+        unknown = np.array([number for number in order.tolist() if number not in self._bits], np.int64)
+        if len(unknown):
+            self._bits.update(zip(unknown.tolist(), measure(unknown).tolist(), strict=True))
+        bits, first = np.array([self._bits[number] for number in order.tolist()]), 0
+        room = 8 * (capacity - _OVERHEAD_BYTES) * _FILLED
         while first < len(order):
-            ahead = np.cumsum(expected[first : first + MAX_BODY_PATCHES])
-            room = (capacity - _OVERHEAD_BYTES) * _FILLED / scale
+            ahead = np.cumsum(bits[first : first + MAX_BODY_PATCHES])
             count = max(int(np.searchsorted(ahead, room, side="right")), 1)
-            body, count = self._fitting(Run(first, order[first : first + count]), capacity, encode)
-            scale += _LEARNING * (len(body) / max(float(ahead[count - 1]), 1) - scale)
-            yield first, body
+            yield Run(first, order[first : first + count])
             first += count
 
-    def _fitting(self, run: Run, capacity: int, encode: Callable[[Run], bytes]) -> tuple[bytes, int]:
-        """A body of a run or the beginning of one, and how many patches it holds."""
-        while True:
-            key, count = run.numbers.tobytes(), len(run.numbers)
-            if key not in self._coded:
-                self._coded[key] = encode(run)
-            body = self._coded[key]
-            if len(body) <= capacity or count == 1:
-                return body, count
-            fewer = min(int(count * _AGAIN * capacity / len(body)), count - 1)
-            run = Run(run.first, run.numbers[: max(fewer, 1)])
+
+def halves(run: Run) -> list[Run]:
+    """Two runs of half as many patches."""
+    middle = len(run.numbers) // 2
+    return [Run(run.first, run.numbers[:middle]), Run(run.first + middle, run.numbers[middle:])]

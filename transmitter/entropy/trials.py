@@ -24,7 +24,7 @@ from shared.codec.entropy.levels import EXACT, sending_order
 from shared.codec.entropy.lossy_model import DEFAULT_PRICE
 from shared.entropy_level_map import encode as encode_level_map
 from shared.packets import PACKET_HEADER_BYTES, SECTION_HEADER_BYTES, StreamHeader
-from transmitter.entropy.exact_bodies import ExactBodies
+from transmitter.entropy.exact_bodies import ExactBodies, halves
 from transmitter.entropy.revisions import Served
 from transmitter.entropy.samples import LEAST, in_company, stretches
 from transmitter.entropy.settings import Setting, Source, at_price, guessed_bits, levels_at
@@ -186,8 +186,8 @@ class Trials:
         self._sample_exact(scene, guess)
         order = scene.order[scene.levels[scene.order] == EXACT]
         encode = partial(self.codec.encode_exact, scene, patches=self.source.patches)
-        bodies = self.exact.bodies(order, guess, self._packet_capacity, encode)
         limit = self._packet_capacity  # exact patches are not cut for several scans
+        bodies = self.exact.bodies(order, limit, self._bits_if_exact, encode)
         return [_Piece(first, len(body) if len(body) <= limit else _NEVER, body) for first, body in bodies]
 
     def _sample_exact(self, scene: Scene, guess: Float64Array) -> bool:
@@ -212,7 +212,7 @@ class Trials:
                 elif piece.content is None:
                     done += self._as_if_cut(run, piece)
                 else:
-                    waiting += _halves(run)
+                    waiting += halves(run)
         return sorted(done, key=lambda piece: piece.position)
 
     def _as_if_cut(self, run: Run, piece: _Piece) -> list[_Piece]:
@@ -284,9 +284,3 @@ def _batch(runs: list[Run]) -> tuple[list[Run], list[Run]]:
     total = np.cumsum([len(run.numbers) for run in runs])
     count = max(int(np.searchsorted(total, MAX_BODY_PATCHES, side="right")), 1)
     return runs[:count], runs[count:]
-
-
-def _halves(run: Run) -> list[Run]:
-    """Two runs of half as many patches."""
-    middle = len(run.numbers) // 2
-    return [Run(run.first, run.numbers[:middle]), Run(run.first + middle, run.numbers[middle:])]

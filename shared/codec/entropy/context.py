@@ -106,8 +106,8 @@ class PatchContext:
         total = np.maximum(weights.sum(axis=0), 1)
         return np.asarray(self._background[targets] + np.floor((weights * errors).sum(axis=0) / total))
 
-    def features(self, step: Step, targets: Int64Array, estimate: Float64Array) -> Float32Array:
-        """(targets, inputs_of(group)) whole numbers of at most FEATURE_BOUND."""
+    def features(self, step: Step, targets: Int64Array, estimate: Float64Array) -> AnyArray:
+        """(targets, inputs_of(group)) float32 whole numbers of at most FEATURE_BOUND."""
         if step.group == 0:
             return self._features_of_means(step, targets, estimate)
         around = self._around(1, targets)
