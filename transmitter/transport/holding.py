@@ -1,6 +1,5 @@
 """Why a packet does not go: the channel's credit and queue, what is under way, the deadline, bytes that are kept."""
 
-from collections.abc import Collection
 from enum import Enum
 from typing import Final
 
@@ -11,7 +10,7 @@ from transmitter.transport.entries import Entry, State
 from transmitter.transport.ledger import Ledger
 from transmitter.transport.link import LinkView
 
-_FINER_MARGIN: Final = 0.03  # of the time to the deadline, that is left to links that fall silent
+_LATER_MARGIN: Final = 0.03  # of the time to the deadline, that is left to links that fall silent
 _SPARE_S: Final = 0.01  # before the channel's queue runs dry
 
 
@@ -34,21 +33,17 @@ class Holding:
         settings: of the transmission.
         ledger: of its packets.
         link: as it is seen.
-        finer: revisions that are missed least, and end some time before the deadline.
         now: when sending begins.
     """
 
-    def __init__(
-        self, settings: SenderSettings, ledger: Ledger, link: LinkView, finer: Collection[int], now: float
-    ) -> None:
+    def __init__(self, settings: SenderSettings, ledger: Ledger, link: LinkView, now: float) -> None:
         self.blind = False
         """Whether nothing is expected to be heard any more; then what is under way or may be lost does not count."""
         self.kept_bytes = 0
         """Of the budget, for asking what has arrived after the stream breaks; nothing else may take them."""
         self._settings, self._ledger, self._link = settings, ledger, link
         self._forgotten_bytes = 0
-        self._finer = finer
-        self._finer_margin_s = 0.0 if settings.deadline_s is None else _FINER_MARGIN * (settings.deadline_s - now)
+        self._later_margin_s = 0.0 if settings.deadline_s is None else _LATER_MARGIN * (settings.deadline_s - now)
 
     @property
     def left(self) -> int:
@@ -69,7 +64,8 @@ class Holding:
         if entry is None:
             return Hold.NOTHING
         size, link = len(entry.data), self._link.estimate
-        margin_s = self._finer_margin_s if entry.revision in self._finer else 0.0
+        # Of further scans and finer plans the last bytes are missed least: those end some time before the deadline.
+        margin_s = self._later_margin_s if entry.revision else 0.0
         crowded = self.too_many(size, now, room_bytes, margin_s)
         if crowded is not None or not self._settings.closed_loop:
             return crowded

@@ -67,7 +67,7 @@ class Replanning:
         self._hurry = settings.deadline_s is not None
         self.replan_s = settings.replan_s
         """Seconds that a plan is expected to take, by those of this transmission."""
-        self.finer: set[int] = set()
+        self._finer: set[int] = set()
         """Revisions that only show more finely what is shown without them."""
         self._asked_finer = self._left_out = False
         self._scans = policy.scans_for(settings)
@@ -116,7 +116,7 @@ class Replanning:
         self._refused_bytes = self._asked_bytes if revision is None else None
         if revision is not None:
             self._left_out = revision.expected < handed_over
-            self.finer |= {revision.number} if self._asked_finer else set()
+            self._finer |= {revision.number} if self._asked_finer else set()
         if revision is None:
             self._after_s = max(self._after_s, now + 2 * self.replan_s)
 
@@ -156,7 +156,7 @@ class Replanning:
         left = self._settings.budget_bytes - ledger.sent_bytes - policy.POLL_SPARE_BYTES
         again = link.loss_rate * ledger.unresolved_bytes
         arrives = policy.share_that_counts(self._settings, link, now)
-        finer = sum(ledger.open_bytes_of[number] for number in self.finer)
+        finer = sum(ledger.open_bytes_of[number] for number in self._finer)
         needed, further = ledger.open_bytes - finer, ledger.refining_bytes
         affordable = max(min(left, careful) - again, 0.0) * arrives
         meanwhile = link.rate_bps / 8 * self.replan_s

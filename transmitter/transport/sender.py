@@ -71,7 +71,7 @@ class Sender:
         self._settings, self._id = settings, transmission_id
         self._ledger, self._link = Ledger(), LinkView(link, now)
         self._replanning = Replanning(settings, now)
-        self._holding = Holding(settings, self._ledger, self._link, self._replanning.finer, now)
+        self._holding = Holding(settings, self._ledger, self._link, now)
         self._ledger.add(first)
         if settings.closed_loop:  # a plan may need all of a tight budget
             self._holding.kept_bytes = min(max(settings.budget_bytes - first.whole_bytes, 0), POLL_BYTES)
