@@ -15,7 +15,7 @@ import constriction
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.arrays import AnyArray, Float64Array, Int64Array
+from shared.arrays import AnyArray, Float32Array, Float64Array, Int64Array
 from shared.errors import InvalidInputError, StreamError, WeightsError
 
 FREQUENCY_TOTAL: Final = 1 << 20
@@ -37,6 +37,55 @@ _GAMMA_SIZES: Final = 16  # lengths of an escaped excess in bits, 1 to 16
 # Each length half as likely as the one before, as in Elias' gamma code.
 _SIZE_MODEL: Final = _Categorical(np.array([2.0**-k for k in range(1, 16)] + [2.0**-15], np.float32), perfect=False)
 _SIGN_MODEL: Final = _Uniform(2)
+
+
+@dataclass(frozen=True)
+class SymbolCosts:
+    """What symbols take, about; for choosing and estimating only, never for coding.
+
+    Raises:
+        WeightsError: an entry is no number of bits.
+    """
+
+    bits: Float64Array
+    """(tables, 2 * reach + 2): of -reach..reach, then of the escape."""
+
+    def __post_init__(self) -> None:
+        if self.bits.ndim != 2 or self.bits.shape[1] % 2 or not (self.bits >= 0).all():
+            raise WeightsError("bits have no such shape, or are below 0")
+
+    @property
+    def reach(self) -> int:
+        """Values of larger magnitude escape."""
+        return int(self.bits.shape[1]) // 2 - 1
+
+    def code_bits(self, symbols: AnyArray, numbers: AnyArray) -> Float64Array:
+        """Bits that each value takes under its table, escapes included.
+
+        Args:
+            symbols: integers of any shape.
+            numbers: table numbers, shape as `symbols`.
+        """
+        columns = _columns(symbols, self.reach)
+        bits: Float64Array = self.bits.ravel()[np.asarray(numbers, np.int64) * self.bits.shape[1] + columns]
+        escaped = columns == 2 * self.reach + 1
+        if escaped.any():
+            bits[escaped] += 2 * _sizes(_excess(np.asarray(symbols)[escaped], self.reach))
+        return bits
+
+    def magnitude_bits(self, magnitudes: Int64Array, numbers: Int64Array) -> Float32Array:
+        """As `code_bits` of values of 0 and more, in single precision and less time."""
+        # The column of the escape follows that of the greatest value.
+        columns = np.minimum(magnitudes, self.reach + 1)
+        bits: Float32Array = self._single.take(numbers * self.bits.shape[1] + (columns + self.reach))
+        escaped = columns > self.reach
+        if escaped.any():
+            bits[escaped] += (2 * _sizes(magnitudes[escaped] - self.reach)).astype(np.float32)
+        return bits
+
+    @cached_property
+    def _single(self) -> Float32Array:
+        return self.bits.astype(np.float32).ravel()
 
 
 @dataclass(frozen=True)
@@ -65,23 +114,13 @@ class SymbolTables:
         return int(self.frequencies.shape[1]) // 2 - 1
 
     @cached_property
-    def bits(self) -> Float64Array:
-        """(tables, 2 * reach + 2) bits of each symbol; for choosing only, never for coding."""
-        return -np.log2(self.frequencies / FREQUENCY_TOTAL)
+    def costs(self) -> SymbolCosts:
+        """What symbols take."""
+        return SymbolCosts(np.asarray(-np.log2(self.frequencies / FREQUENCY_TOTAL), np.float64))
 
     def code_bits(self, symbols: AnyArray, numbers: AnyArray) -> Float64Array:
-        """Bits that each value takes under its table, escapes included; for choosing only.
-
-        Args:
-            symbols: integers of any shape.
-            numbers: table numbers, shape as `symbols`.
-        """
-        columns = _columns(symbols, self.reach)
-        bits: Float64Array = self.bits.ravel()[np.asarray(numbers, np.int64) * self.frequencies.shape[1] + columns]
-        escaped = columns == 2 * self.reach + 1
-        if escaped.any():
-            bits[escaped] += 2 * _sizes(_excess(np.asarray(symbols)[escaped], self.reach))
-        return bits
+        """See `SymbolCosts.code_bits`."""
+        return self.costs.code_bits(symbols, numbers)
 
     @cached_property
     def _models(self) -> dict[int, Any]:
