@@ -8,7 +8,7 @@ UV = $(shell command -v uv || echo $(BIN)/uv)
 DATA ?= ../shared/data
 export MPLBACKEND := Agg
 
-.PHONY: help setup lock demo test slow-test check lint types protos protos-check containers-check images-check quality stuff-pictures pictures bench fuzz faults soak train clean
+.PHONY: help setup lock demo test slow-test check lint types protos protos-check containers-check images-check quality held-names stuff-pictures pictures bench fuzz faults soak train clean
 
 help:  ## Lists the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -68,6 +68,10 @@ protos-check: $(STAMP)  ## buf lint, and the committed stubs are those of the pr
 quality: $(STAMP)  ## Relevance and ladder on the development photos (needs $(DATA)); out/quality/
 	$(BIN)/mmsc evaluate relevance $(DATA)/coco_query_dev --json out/quality/relevance.json --figures out/quality/relevance
 	$(BIN)/python -m evaluation.ladder_quality --data $(DATA)/coco_query_dev --json out/quality/ladder.json
+
+held-names: $(STAMP)  ## What relevance loses on names that the text tower was never told (needs $(DATA); minutes); out/quality/held_names.json
+	$(UV) pip install --quiet --python $(BIN)/python --editable '.[training]'
+	$(BIN)/python -m evaluation.held_names $(DATA)/coco_query_dev --data $(DATA) --json out/quality/held_names.json
 
 stuff-pictures: $(STAMP)  ## Which stuff ("sky", "grass") is found in 20 development photos (needs $(DATA)); out/quality/stuff.png
 	$(BIN)/python -m evaluation.pictures --photos $(DATA)/coco_query_dev --limit 20 --out out/quality/stuff.png

@@ -22,6 +22,7 @@ from training.relevance.lessons import lessons, without_text
 from training.relevance.sentences import LAYER_CHANNELS, sentence_features
 from training.relevance.text import fit_tower
 from training.relevance.vocabulary import clip_names, same_things, teacher_phrases
+from transmitter.relevance.network import CLIP_CHANNELS
 from transmitter.relevance.text_tower import TextTower
 
 FIRST_BAR: Final = 0.40
@@ -118,8 +119,9 @@ def measure(folder: Path, cache: Path, share: float, seed: int, steps: int) -> d
 
 
 def _encode(tower: TextTower, phrases: list[str]) -> Float32Array:
+    """CLIP's part alone: the meaning of a held-out name is no secret."""
     with torch.inference_mode():
-        return np.asarray(tower.encode(phrases).numpy(), np.float32)
+        return np.asarray(tower.encode(phrases)[:, :CLIP_CHANNELS].numpy(), np.float32)
 
 
 def checks_of(results: dict[str, Standing]) -> list[dict[str, Any]]:

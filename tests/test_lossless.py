@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
+from skimage.data import astronaut
 
 from shared.codec.entropy.lossless import (
     LosslessCoder,
@@ -22,6 +23,7 @@ from shared.codec.entropy.lossless import (
     shipped_lossless,
 )
 from shared.codec.entropy.lossless_canvas import Canvas, stages, to_patches, to_planes
+from shared.codec.entropy.lossless_layout import batches
 from shared.codec.entropy.lossless_steps import steps
 from shared.codec.entropy.symbols import SymbolReader, SymbolTables, SymbolWriter
 from shared.errors import InvalidInputError, StreamError, WeightsError
@@ -247,3 +249,54 @@ def test_parts_that_do_not_fit_are_refused():
         LosslessCoder(coder.networks[1:], coder.tables)
     with pytest.raises(WeightsError, match="tables"):
         replace(coder, tables=SymbolTables(coder.tables.frequencies[1:]))
+
+
+@settings(deadline=None, max_examples=12)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 9), st.booleans())
+def test_packets_coded_together_are_those_coded_alone(seed, count, scattered):
+    """Whatever their shapes, and wherever they lie: side by side, or woven into each other."""
+    random, image = np.random.default_rng(seed), astronaut()[:96, 96:256]
+    rows, columns = _places(image)
+    packets = random.integers(0, count, len(rows)) if scattered else np.arange(len(rows)) * count // len(rows)
+    order = np.argsort(packets, kind="stable")
+    packets = np.unique(packets[order], return_inverse=True)[1]
+    patches, rows, columns = split(image)[order], rows[order] + 5, columns[order] + 3
+    writers = [SymbolWriter() for _ in range(packets.max() + 1)]
+    shipped_lossless().encode_together(patches, rows, columns, packets, writers)
+    strings = [writer.to_bytes() for writer in writers]
+    for number, string in enumerate(strings):
+        alone, own = SymbolWriter(), packets == number
+        shipped_lossless().encode(patches[own], rows[own], columns[own], alone)
+        assert string == alone.to_bytes()
+    readers = [SymbolReader(string) for string in strings]
+    found, damaged = shipped_lossless().decode_together(rows, columns, packets, readers)
+    assert not damaged
+    np.testing.assert_array_equal(found, patches)
+
+
+def test_damage_of_one_packet_leaves_those_decoded_with_it_alone():
+    image = astronaut()[:64, 96:224]
+    rows, columns = _places(image)
+    packets, patches = np.arange(len(rows)) // 32, split(image)
+    writers = [SymbolWriter() for _ in range(4)]
+    shipped_lossless().encode_together(patches, rows, columns, packets, writers)
+    strings = [writer.to_bytes() for writer in writers]
+    strings[1] = bytes(255 - byte for byte in strings[1])
+    readers = [SymbolReader(string) for string in strings]
+    found, damaged = shipped_lossless().decode_together(rows, columns, packets, readers)
+    assert damaged <= {1}
+    assert not np.array_equal(found[packets == 1], patches[packets == 1])
+    np.testing.assert_array_equal(found[packets != 1], patches[packets != 1])
+
+
+def test_packets_far_apart_are_coded_in_several_canvases():
+    """Of 200 x 200 cells each there is memory for but one at a time."""
+    corners = np.array([[0, 0], [0, 199], [199, 0], [199, 199]])
+    rows, columns = np.concatenate([corners, corners + 1]).T
+    packets, patches = np.repeat([0, 1], 4), split(astronaut()[:8, :64])
+    writers = [SymbolWriter(), SymbolWriter()]
+    assert len(list(batches(rows, columns, packets))) == 2
+    shipped_lossless().encode_together(patches, rows, columns, packets, writers)
+    readers = [SymbolReader(writer.to_bytes()) for writer in writers]
+    found, _ = shipped_lossless().decode_together(rows, columns, packets, readers)
+    np.testing.assert_array_equal(found, patches)

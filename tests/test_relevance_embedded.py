@@ -11,7 +11,7 @@ from skimage import data
 
 from shared.errors import InvalidInputError
 from transmitter.relevance import load_embedded
-from transmitter.relevance.looks import NEAR_SIDE, look, score, to_input
+from transmitter.relevance.looks import FAR_SIDE, NEAR_SIDE, look, score, to_input
 from transmitter.relevance.weights import load
 
 
@@ -171,6 +171,21 @@ def test_a_mirrored_picture_gets_about_the_mirrored_scores():
         )
     alike, crossed = (_correlation(straight, other) for other in (turned.flip(1), turned))
     assert alike > 0.97 > crossed
+
+
+def test_both_looks_at_once_see_the_same_as_one_after_the_other():
+    """With one thread torch leaves the other cores idle, and the far look takes one of them."""
+    model, image = load(), data.chelsea()[:160, 100:340]
+    network, threads = model.network, torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        with torch.inference_mode():
+            found = look(network, image, torch.device("cpu"))
+            near, far = network(to_input(image, NEAR_SIDE)), network(to_input(image[:, ::-1].copy(), FAR_SIDE))
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(found.near, near)
+    assert torch.equal(found.far, far)
 
 
 def test_the_far_look_has_a_part_in_the_scores():

@@ -16,7 +16,7 @@ from training.relevance.scenes import SCENES, scene_classes
 from training.relevance.targets import ANYTHING, COLUMN_NAMES, TargetMaker, self_label
 from training.relevance.vision import PhraseBook, Settings, Trainer, mean_state, unchanged_tensors
 from transmitter.relevance.detector import Detector
-from transmitter.relevance.network import RelevanceNetwork
+from transmitter.relevance.network import TEXT_CHANNELS, RelevanceNetwork
 from transmitter.relevance.segmenter import Segmenter
 from transmitter.relevance.text_tower import TextTower
 
@@ -259,13 +259,22 @@ def test_held_out_photos_are_scored(photo):
     photos = held_out([replace(photo, masks={"cat": left_half(), "dog": right}, complete=True)])
     assert list(photos[0].truths) == [CAT, DOG]
     network = RelevanceNetwork().eval()
-    said = report(network, TextTower(["cat", "dog"]).eval(), torch.ones(512), photos)
+    said = report(network, TextTower(["cat", "dog"]).eval(), torch.ones(TEXT_CHANNELS), photos)
     assert said.startswith("single 0.")
 
 
 def test_threshold_parts_present_from_absent():
     peaks = np.array([0.1, 0.2, 0.3, 0.7, 0.8], np.float32)
-    assert find_threshold(peaks, np.array([False, False, False, True, True])) == pytest.approx(0.7)
+    assert 0.3 < find_threshold(peaks, np.array([False, False, False, True, True])) < 0.7
+
+
+def test_a_present_object_counts_more_than_an_absent_one():
+    rng = np.random.default_rng(0)
+    absent, present = 1 / (1 + np.exp(-rng.normal(-2, 1, 500))), 1 / (1 + np.exp(-rng.normal(2, 1, 500)))
+    peaks = np.concatenate([absent, present]).astype(np.float32)
+    threshold = find_threshold(peaks, np.arange(1000) >= 500)
+    assert 0.3 < threshold < 0.48, "below the middle, where both kinds are as likely"
+    assert find_threshold(1 - peaks, np.arange(1000) < 500) == pytest.approx(threshold, abs=0.05)
 
 
 @pytest.mark.parametrize(("stride", "size"), [(8, (8, 12)), (16, (4, 6))])

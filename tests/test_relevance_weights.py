@@ -9,7 +9,7 @@ from shared.errors import InvalidInputError, WeightsError
 from shared.weights import default_path
 from transmitter.relevance import load_embedded
 from transmitter.relevance.embedded import EmbeddedExtractor, RelevanceModel
-from transmitter.relevance.network import RelevanceNetwork
+from transmitter.relevance.network import TEXT_CHANNELS, RelevanceNetwork
 from transmitter.relevance.text_tower import TextTower
 from transmitter.relevance.weights import RELEVANCE_FORMAT, load, save
 
@@ -18,7 +18,7 @@ from transmitter.relevance.weights import RELEVANCE_FORMAT, load, save
 def model():
     torch.manual_seed(0)
     network, tower = RelevanceNetwork().eval(), TextTower(["cat", "dog"]).eval()
-    return RelevanceModel(network, tower, torch.nn.functional.normalize(torch.randn(512), dim=0), 0.3)
+    return RelevanceModel(network, tower, torch.nn.functional.normalize(torch.randn(TEXT_CHANNELS), dim=0), 0.3)
 
 
 @pytest.fixture

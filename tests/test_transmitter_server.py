@@ -138,7 +138,7 @@ async def test_packets_larger_than_the_queue_are_refused():
 
 
 async def test_without_a_channel_the_request_is_unavailable():
-    async with _stub(None, channel_timeout_s=2) as stub:
+    async with _stub(None, channel_timeout_s=2, resume_s=0) as stub:
         error = await _refusal(stub, _request())
     assert error.code() == grpc.StatusCode.UNAVAILABLE
     assert "channel" in error.details()

@@ -20,10 +20,11 @@ from transmitter.config import TransmitterConfig
 from transmitter.course import Course, Ended, Event, Replanned, Sent
 from transmitter.metrics import DEADLINES, TransportMetrics
 from transmitter.pipeline import FirstPlan, Job, PlanStage
-from transmitter.sending import Patience, send
+from transmitter.sending import Patience, pauses, send
 from transmitter.streams import RelayStream, message_size
 from transmitter.transport.contract import LinkEstimate, SenderSettings, SenderStats
 from transmitter.transport.memory import LinkMemory
+from transmitter.transport.pace import PlanningPace
 from transmitter.transport.sender import Sender, first_budget, first_packet_bytes
 from transmitter.undertakings import Undertaking, Unfinished
 
@@ -45,16 +46,32 @@ class Carrier:
         # Who is sending does not wait behind those who have yet to begin.
         self._replanners = ThreadPoolExecutor(config.jobs, thread_name_prefix="replan")
         self._memory, self._claim = LinkMemory(), (0.0, 0.0)
+        self.pace = PlanningPace()
+        """How long new plans take."""
         self.unfinished = Unfinished()
         """Transmissions that were left before their end."""
 
     async def link(self) -> channel_pb2.LinkState:
         """What the channel says of its link.
 
+        One that went away is waited for as long as one that does so later.
+
         Raises:
             UnavailableError: the channel does not answer, or nothing that makes sense.
             BusyError: it is full.
         """
+        until_s = now_s() + self._config.resume_s
+        for pause_s in pauses():
+            try:
+                response = await self._asked()
+                break
+            except UnavailableError:
+                if now_s() + pause_s > until_s:
+                    raise
+            await asyncio.sleep(pause_s)
+        return _checked(response)
+
+    async def _asked(self) -> channel_pb2.GetLinkResponse | None:
         try:
             response: channel_pb2.GetLinkResponse | None = await self._stub.GetLink(
                 channel_pb2.GetLinkRequest(),
@@ -64,7 +81,7 @@ class Carrier:
             )
         except grpc.aio.AioRpcError as error:
             raise from_rpc(error, "channel") from error
-        return _checked(response)
+        return response
 
     def believed(self, link: channel_pb2.LinkSettings) -> LinkEstimate:
         """What is believed of the link, by what it claims and what earlier transmissions saw.
@@ -102,6 +119,7 @@ class Carrier:
                 self._metrics.resumptions.inc(course.resumed - resumed)
                 estimate = course.estimate or course.sender.estimate
                 self._metrics.heard(course.heard.messages - messages, estimate, course.heard.rate_bps)
+                self.pace.learn(undertaking.stage.plan.header.grid.raw_bytes, course.sender.replan_s)
                 if claim == self._claim:
                     self._memory.learn(course.sender.evidence, now_s())
 
@@ -122,14 +140,16 @@ class Carrier:
         self._replanners.shutdown(wait=False, cancel_futures=True)
 
 
-def first_plan(job: Job, believed: LinkEstimate, limit_bytes: int) -> FirstPlan:
-    """Of the bytes that a transmission may take, what its first plan may."""
-    settings = sender_settings(job, limit_bytes, 0.0)
+def first_plan(job: Job, believed: LinkEstimate, pace: PlanningPace, limit_bytes: int, raw_bytes: int) -> FirstPlan:
+    """Of the bytes that a transmission of a picture may take, what its first plan may."""
+    settings = sender_settings(job, limit_bytes, 0.0, pace.replan_s(raw_bytes))
     size = min(first_budget(settings, believed, 0.0), limit_bytes)
     return FirstPlan(size, first_packet_bytes(settings, believed, 0.0))
 
 
-def course_of(job: Job, stage: PlanStage, link: channel_pb2.LinkSettings, believed: LinkEstimate) -> Course:
+def course_of(
+    job: Job, stage: PlanStage, link: channel_pb2.LinkSettings, believed: LinkEstimate, replan_s: float
+) -> Course:
     """A transmission at its beginning.
 
     Args:
@@ -137,19 +157,20 @@ def course_of(job: Job, stage: PlanStage, link: channel_pb2.LinkSettings, believ
         stage: its plan.
         link: says how much goes in a message.
         believed: of the link.
+        replan_s: seconds that a new plan is expected to take.
     """
 
     def begin(now: float) -> Sender:
-        settings = sender_settings(job, stage.limit_bytes, now)
+        settings = sender_settings(job, stage.limit_bytes, now, replan_s)
         return Sender(stage.packed, settings, believed, job.transmission_id, now)
 
     return Course(stage.replanner, begin, message_size(link), allowed_s=job.deadline_s, closed_loop=not job.open_loop)
 
 
-def sender_settings(job: Job, limit_bytes: int, now: float) -> SenderSettings:
+def sender_settings(job: Job, limit_bytes: int, now: float, replan_s: float) -> SenderSettings:
     """What a transmission may take that begins now."""
     deadline_s = None if job.deadline_s is None else now + job.deadline_s
-    return SenderSettings(limit_bytes, deadline_s, not job.open_loop, job.packet_bytes)
+    return SenderSettings(limit_bytes, deadline_s, not job.open_loop, job.packet_bytes, replan_s)
 
 
 def now_s() -> float:

@@ -41,8 +41,8 @@ class FirstPlan(NamedTuple):
     """Largest packet."""
 
 
-Allowance: TypeAlias = Callable[[int], FirstPlan]
-"""Of the bytes that a transmission may take, what its first plan may."""
+Allowance: TypeAlias = Callable[[int, int], FirstPlan]
+"""Of the bytes that a transmission may take, what its first plan may; the second number is that of raw bytes."""
 
 CLIENT_MAP = "client"
 """What the events call a relevance map that came with the request."""
@@ -179,7 +179,8 @@ class Pipeline:
             prepared = codec.prepare(image)
         with clock.stage("allocate"):
             guide = guiding_map(relevance)
-            first = FirstPlan(budget_bytes, job.packet_bytes) if allowance is None else allowance(limit_bytes)
+            whole = FirstPlan(budget_bytes, job.packet_bytes)
+            first = whole if allowance is None else allowance(limit_bytes, image.nbytes)
             plan = _first_plan(prepared, guide, job, first, budget_bytes)
         with clock.stage("pack"):
             packed = pack_revision(plan, job.transmission_id, 0)

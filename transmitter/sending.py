@@ -273,6 +273,8 @@ class _Driver:
     def _outcome(self) -> Ended:
         """By the receiver's last report; where it was lost, by what feedback tells."""
         sender, report = self._course.sender, self._stream.report or self._course.heard_report()
+        if sender is not None and not sender.stats.sent_bytes and self._course.deadline_s is not None:
+            raise DeadlineError("the deadline passed before anything could be sent")
         if sender is None or report is None:
             raise StreamError("the channel closed without a report from the receiver")
         return self._course.ended(sender, report, self._stream.report_s)
@@ -293,7 +295,7 @@ class _Driver:
         if self._resume_until_s is None:
             self._resume_until_s = self._loop.time() + self._patience.resume_s
         until_s = min(self._resume_until_s, self._course.deadline_s or math.inf)
-        for usual_s in _pauses():
+        for usual_s in pauses():
             pause_s = max(usual_s, error.retry_s) if isinstance(error, BusyError) else usual_s
             if self._loop.time() + pause_s > until_s:
                 raise error
@@ -322,7 +324,7 @@ class _Driver:
         return self._stream.granted and not self._stream.ended
 
 
-def _pauses() -> Iterator[float]:
+def pauses() -> Iterator[float]:
     """Seconds between tries, growing, each anywhere between half and all of it, so that not all come at once."""
     pause_s, most_s = _BACKOFF_S
     while True:

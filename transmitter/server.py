@@ -110,7 +110,8 @@ class TransmitterServicer(transmitter_pb2_grpc.TransmitterServiceServicer):
             reason = f"{job.packet_bytes} is more than the channel's queue of {link.settings.queue_bytes} bytes holds"
             raise InvalidInputError("options.packet_bytes", reason)
         clock, believed = StageClock(time.monotonic), self._carrier.believed(link.settings)
-        stages = self._pipeline.run(job, link.settings.rate_bps, clock, partial(first_plan, job, believed))
+        allowance = partial(first_plan, job, believed, self._carrier.pace)
+        stages = self._pipeline.run(job, link.settings.rate_bps, clock, allowance)
 
         def relevance_ready() -> transmitter_pb2.RelevanceReady:
             return relevance_message(_next(stages, RelevanceStage), with_map=request.options.return_maps)
@@ -132,7 +133,9 @@ class TransmitterServicer(transmitter_pb2_grpc.TransmitterServiceServicer):
             stage, made = await self._work(plan_made)
             traced.set(codec=made.codec, budget_bytes=made.budget_bytes, wire_bytes=made.wire_bytes)
         self._metrics.planned(stage.plan, stage.budget_bytes)
-        course = course_of(job, stage, draft.link.settings, draft.believed)
+        raw_bytes, first_s = stage.plan.header.grid.raw_bytes, draft.clock.seconds["allocate"]
+        replan_s = self._carrier.pace.after_first(raw_bytes, first_s)
+        course = course_of(job, stage, draft.link.settings, draft.believed, replan_s)
         return Undertaking(job, draft.digest, draft.relevance, made, stage, draft.clock.seconds, draft.link, course)
 
     def _response(

@@ -20,9 +20,15 @@ from shared.errors import BudgetTooSmallError
 from shared.packets import DEFAULT_PACKET_BYTES
 from transmitter.packing import pack_revision
 from transmitter.planning import Earlier, Plan, PlanRequest
-from transmitter.transport.contract import PackedRevision, RevisionWanted, SenderSettings, SenderStats
+from transmitter.transport.contract import (
+    USUAL_REPLAN_S,
+    PackedRevision,
+    RevisionWanted,
+    SenderSettings,
+    SenderStats,
+)
 from transmitter.transport.memory import LinkMemory
-from transmitter.transport.policy import USUAL_REPLAN_S
+from transmitter.transport.pace import PlanningPace
 from transmitter.transport.sender import Sender, first_budget, first_packet_bytes
 
 REPLAN_S = USUAL_REPLAN_S
@@ -149,7 +155,7 @@ class Session:
 
     def __init__(self, photo: Subject, link: LinkSettings, replan_s: float = REPLAN_S) -> None:
         self._photo, self._link, self._replan_s = photo, link, replan_s
-        self._memory = LinkMemory()
+        self._memory, self._pace = LinkMemory(), PlanningPace()
 
     def transmit(self, wish: Wish, start_s: float, seed: int) -> Trial:
         """Sends the photo once.
@@ -164,7 +170,8 @@ class Session:
         link = replace(self._link, seed=seed)
         estimate = self._memory.estimate(link.rate_bps, link.propagation_s, start_s)
         deadline_s = None if wish.deadline_s is None else start_s + wish.deadline_s
-        settings = SenderSettings(wish.budget_bytes, deadline_s, wish.closed_loop, wish.packet_bytes)
+        replan_s = self._pace.replan_s(self._photo.raw_bytes)
+        settings = SenderSettings(wish.budget_bytes, deadline_s, wish.closed_loop, wish.packet_bytes, replan_s)
         budget_bytes = first_budget(settings, estimate, start_s)
         try:
             packet_bytes = first_packet_bytes(settings, estimate, start_s)
@@ -175,6 +182,7 @@ class Session:
         backward = LinkSettings(MAX_RATE_BPS, link.propagation_s, seed=seed, impairments=link.impairments)
         course = Course(link, backward, start_s, wish.deadline_s, self._replan_s)
         outcome = simulate(sender, Receiving(_ID, self._photo.receivers, start_s), planner, course)
+        self._pace.learn(self._photo.raw_bytes, sender.replan_s)
         self._memory.learn(sender.evidence, start_s + min(outcome.done_s, outcome.end_s))
         return Trial(wish, link, start_s, budget_bytes, outcome, sender.stats)
 

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from shared.arrays import Float32Array
 from training.relevance.corpus import QUALIFIERS, captions, scene_names, spoken_phrases, table_words
+from training.relevance.meanings import Meanings
 from training.relevance.photos import CATEGORIES
 from training.relevance.sentences import known_words, sentence_features
 from training.relevance.text_map import TextMap
@@ -40,7 +42,7 @@ class Lesson:
     """As from `split_query`."""
 
     vectors: Float32Array
-    """(phrases, 512), unit length."""
+    """(phrases, TEXT_CHANNELS): CLIP's vector and the meaning, each of unit length."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Lessons:
     """Names, synonyms and stuff: each is to be told from all others."""
 
     spoken: Lesson
-    """What captions and labels say, through the text map."""
+    """What captions and labels say, CLIP's part through the text map."""
 
 
 def lessons(folder: Path, *, held: Collection[str] = (), cache: Path | None = None, seed: int = 0) -> Lessons:
@@ -69,20 +71,25 @@ def lessons(folder: Path, *, held: Collection[str] = (), cache: Path | None = No
     Raises:
         InvalidInputError: the sentence teacher's package is not installed.
     """
-    names, vectors = teacher_phrases(folder, held)
     everything = [*teacher_phrases(folder)[0], *scene_names(folder)]
     words = table_words(everything, captions(folder.parent), known_words(), WORDS)
     spoken = spoken_phrases(folder, everything, words, np.random.default_rng(seed))
     spoken = list(dict.fromkeys([*everything, *spoken]))
-    scene = [name for name in scene_names(folder) if name not in set(names)]
     embedded = dict(zip(spoken, sentence_features(spoken, cache), strict=True))
-    text_map = fit_map(folder, held, embedded)
-    mapped = text_map(spoken, np.array(list(embedded.values())))
-    guessed = dict(zip(spoken, mapped, strict=True))
-    sure = _with_scene(dict(zip(names, vectors, strict=True)), scene, guessed)
+    features = np.array(list(embedded.values()))
+    guessed = dict(zip(spoken, fit_map(folder, held, embedded)(spoken, features), strict=True))
+    meanings = Meanings(np.array([embedded[name] for name in clip_names(folder)]))
+    meant = dict(zip(spoken, meanings(features), strict=True))
+    seen = _with_scene(teacher_phrases(folder, held), folder, guessed, apart=True)
+    sure = _with_scene(teacher_phrases(folder, held, meant), folder, meant, apart=False)
     rest = [phrase for phrase in spoken if phrase not in sure and not _only_qualified(phrase, sure)]
-    told = Lesson(list(sure), np.array(list(sure.values()), np.float32))
-    return Lessons(words, told, Lesson(rest, _with_heads(rest, guessed, sure)))
+    told = Lesson(list(sure), _joined([seen[phrase] for phrase in sure], list(sure.values())))
+    return Lessons(words, told, Lesson(rest, _joined(_with_heads(rest, guessed, seen), _with_heads(rest, meant, sure))))
+
+
+def _joined(seen: ArrayLike, meant: ArrayLike) -> Float32Array:
+    """(phrases, TEXT_CHANNELS) of CLIP's part and of the meaning."""
+    return np.concatenate([np.asarray(seen, np.float32), np.asarray(meant, np.float32)], axis=1)
 
 
 def _only_qualified(phrase: str, sure: dict[str, Float32Array]) -> bool:
@@ -136,13 +143,16 @@ def fit_map(folder: Path, held: Collection[str], embedded: Mapping[str, Float32A
 
 
 def _with_scene(
-    sure: dict[str, Float32Array], scene: list[str], guessed: dict[str, Float32Array]
+    told: tuple[list[str], Float32Array], folder: Path, guessed: dict[str, Float32Array], *, apart: bool
 ) -> dict[str, Float32Array]:
-    """Adds stuff and parts, kept apart from each other and from the categories, and what else they are called."""
-    if scene:
+    """Adds stuff and parts and what else they are called, on request kept apart from each other and the categories."""
+    sure = dict(zip(*told, strict=True))
+    scene = [name for name in scene_names(folder) if name not in sure]
+    vectors = [guessed[name] for name in scene]
+    if scene and apart:
         fixed = np.array([sure[name] for name in (*CATEGORIES, *STUFF, *PARTS) if name in sure])
-        apart = spread(np.array([guessed[name] for name in scene]), fixed)
-        sure = sure | dict(zip(scene, apart, strict=True))
+        vectors = list(spread(np.array(vectors), fixed))
+    sure = sure | dict(zip(scene, vectors, strict=True))
     for name in (*STUFF, *PARTS):
         for alias in alias_phrases(name)[1:]:
             if name in sure:

@@ -16,11 +16,14 @@ from training.relevance.photos import CATEGORIES, HEIGHT, WIDTH, Photo
 from training.relevance.scenes import SCENES
 from training.relevance.targets import VOC_CATEGORIES
 from training.relevance.teachers import load_detector, load_segmenter
-from transmitter.relevance.network import RelevanceNetwork
+from transmitter.relevance.network import CLIP_CHANNELS, MEANING_CHANNELS, RelevanceNetwork
 from transmitter.relevance.text_tower import TextTower
 
-PRIOR_GAIN: Final = 6.0
-"""Logit that a class sure of itself adds at the start."""
+LOOKS_GAIN: Final = 4.2
+"""Logit that a class sure of itself adds at the start to phrases that CLIP takes for its name."""
+
+MEANING_GAIN: Final = 3.6
+"""The same to phrases that mean its name."""
 
 _POSITIONS_PER_PHOTO: Final = 150
 _FIT_STEPS: Final = 150
@@ -90,7 +93,8 @@ def speak_for_classes(network: RelevanceNetwork, tower: TextTower, scene_classes
     """Starts the decoder as the joint opinion of the trunks: each class votes for its own name's vector."""
     mine = {part: name for name, parts in reversed(SCENES.items()) for part in parts}
     scenes = [mine.get(name, _SPOKEN.get(name, name)) for name in scene_classes[1:]]
-    vectors = tower.encode([*CATEGORIES, *scenes, *VOC_CATEGORIES]) * PRIOR_GAIN
+    vectors = tower.encode([*CATEGORIES, *scenes, *VOC_CATEGORIES])
+    vectors = vectors * torch.tensor([LOOKS_GAIN] * CLIP_CHANNELS + [MEANING_GAIN] * MEANING_CHANNELS)
     silent = torch.zeros(1, vectors.shape[1])
     detector, scene, thing = torch.split(vectors, [len(CATEGORIES), len(scenes), len(VOC_CATEGORIES)])
     # A thing that both the detector and a segmenter see should not count twice in full; the middles of objects

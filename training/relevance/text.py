@@ -1,4 +1,4 @@
-"""Trains the text tower to repeat CLIP's text vectors for names, and to ignore words that name nothing."""
+"""Trains the text tower to repeat CLIP's vectors and the meanings of phrases, and to ignore what names nothing."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -15,6 +15,7 @@ from training.relevance.corpus import QUALIFIERS
 from training.relevance.lessons import Lesson, Lessons, lessons
 from training.relevance.photos import CATEGORIES
 from training.relevance.vocabulary import GROUPS, PARTS, STUFF, alias_phrases, plain, teacher_phrases
+from transmitter.relevance.network import CLIP_CHANNELS, MEANING_CHANNELS
 from transmitter.relevance.phrases import stem
 from transmitter.relevance.text_tower import WORD_CHANNELS, TextTower
 
@@ -96,7 +97,8 @@ class _Course:
         self._often = _rows_of_categories(taught.sure)
         words, grams = tower.tokens(taught.spoken.phrases)
         self._words, self._grams = words.short(), grams.short()
-        self._nothing = torch.from_numpy(nothing(taught.sure.vectors))
+        parts = np.split(taught.sure.vectors, [CLIP_CHANNELS], axis=1)
+        self._nothing = torch.from_numpy(np.concatenate([nothing(part) for part in parts]))
 
     def sure_loss(self, count: int) -> Tensor:
         """Names with qualifiers and misspellings, against all other names."""
@@ -115,7 +117,7 @@ class _Course:
     def nonsense_loss(self, count: int) -> Tensor:
         """Letter strings that mean nothing, all towards the one direction that no name has."""
         given = self._tower(*self._tower.tokens([nonsense(self._rng) for _ in range(count)]))
-        loss: Tensor = 0.1 * (1 - given @ self._nothing).mean()
+        loss: Tensor = 0.1 * (2 - given @ self._nothing).mean()
         return loss
 
     def _distance(self, words: Tensor, grams: Tensor, wanted: Tensor) -> Tensor:
@@ -123,11 +125,8 @@ class _Course:
         forget = torch.from_numpy(self._rng.random(words.shape) < _FORGET)
         given = self._tower(torch.where(forget & (words > 0), 1, words), grams)
         rivals = self._sure[torch.from_numpy(self._rng.integers(len(self._sure), size=_RIVALS))]
-        soft = torch.softmax(wanted @ rivals.T * _SHARPNESS, 1)
-        guessed = torch.log_softmax(given @ rivals.T * _SHARPNESS, 1)
-        contrast = functional.kl_div(guessed, soft, reduction="batchmean")
-        total: Tensor = (1 - (given * wanted).sum(1)).mean() + 0.2 * contrast
-        return total
+        parts = zip(_parts(given), _parts(wanted), _parts(rivals), strict=True)
+        return torch.stack([_distance(*part) for part in parts]).sum()
 
     def _vary(self, phrase: str) -> str:
         """Puts qualifiers before a phrase where that makes no other name, says it in the plural, or misspells it."""
@@ -142,6 +141,20 @@ class _Course:
         return phrase
 
 
+def _parts(vectors: Tensor) -> tuple[Tensor, ...]:
+    """CLIP's part and the meaning of (count, TEXT_CHANNELS)."""
+    return torch.split(vectors, [CLIP_CHANNELS, MEANING_CHANNELS], 1)
+
+
+def _distance(given: Tensor, wanted: Tensor, rivals: Tensor) -> Tensor:
+    """Distance of (count, channels) to what is wanted, plus a contrast against (rivals, channels); all unit length."""
+    soft = torch.softmax(wanted @ rivals.T * _SHARPNESS, 1)
+    guessed = torch.log_softmax(given @ rivals.T * _SHARPNESS, 1)
+    contrast = functional.kl_div(guessed, soft, reduction="batchmean")
+    total: Tensor = (1 - (given * wanted).sum(1)).mean() + 0.2 * contrast
+    return total
+
+
 def _rows_of_categories(sure: Lesson) -> Int64Array:
     """Rows of the categories, of their groups and of what else they are called; each category itself five times."""
     places = {phrase: place for place, phrase in enumerate(sure.phrases)}
@@ -152,7 +165,7 @@ def _rows_of_categories(sure: Lesson) -> Int64Array:
 
 
 def nothing(vectors: Float32Array) -> Float32Array:
-    """(512,), unit length: the direction that the given (names, 512) have least of; what means nothing lies there."""
+    """(channels,), unit length: what (names, channels) have least of; what means nothing lies there."""
     values, axes = np.linalg.eigh(vectors.T.astype(np.float64) @ vectors)
     return np.asarray(axes[:, int(np.argmin(values))], np.float32)
 
@@ -181,7 +194,7 @@ def report(tower: TextTower, folder: Path) -> str:
     """How well the tower repeats the teacher: mean cosine, and how often the nearest name is the right one."""
     phrases, targets = teacher_phrases(folder)
     with torch.no_grad():
-        scores = tower.encode(phrases) @ torch.from_numpy(targets).T
+        scores = tower.encode(phrases)[:, :CLIP_CHANNELS] @ torch.from_numpy(targets).T
     right = scores.diagonal() >= scores.max(1).values - 1e-4
     return f"{len(phrases)} phrases, cosine {scores.diagonal().mean():.3f}, nearest is right {right.float().mean():.3f}"
 
@@ -190,7 +203,7 @@ def phrase_table(tower: TextTower, names: list[str]) -> tuple[Tensor, list[int]]
     """Vectors of every phrase of every category.
 
     Returns:
-        (phrases, 512) and the category's place in `names` of each.
+        (phrases, TEXT_CHANNELS) and the category's place in `names` of each.
     """
     owners = [place for place, name in enumerate(names) for _ in alias_phrases(name)]
     with torch.no_grad():

@@ -24,11 +24,17 @@ from training.relevance.samples import Batch, Sampler
 from training.relevance.targets import ANYTHING, COLUMN_NAMES, self_label
 from training.relevance.text import nonsense
 from training.relevance.vocabulary import alias_phrases
-from transmitter.relevance.network import TEXT_CHANNELS, RelevanceNetwork
+from transmitter.relevance.network import CLIP_CHANNELS, TEXT_CHANNELS, RelevanceNetwork
 from transmitter.relevance.text_tower import TextTower
 
 SELF_LABEL_FROM: Final = 150
-"""Step from which boxes are labelled by the network itself."""
+"""Step from which boxes are labelled by the network's own moving average."""
+
+SIZES: Final = ((384, 576), (320, 480), (192, 288))
+"""Height and width that crops are scaled to: those of the near look, their own, those of the look from afar."""
+
+SIZE_SHARES: Final = (0.35, 0.3, 0.35)
+"""How often each of them is drawn."""
 
 OTHER_LABELS: Final = 16
 """Labels of other photos that each batch is scored against."""
@@ -74,7 +80,7 @@ class PhraseBook:
     Args:
         tower: encodes phrases.
         labels: of the labelled photos.
-        guesses: more vectors (count, 512) by plane name, such as a tower that never met the name would give.
+        guesses: CLIP's part, (count, 512) by plane name, as a tower would guess it that CLIP never told the name.
     """
 
     def __init__(self, tower: TextTower, labels: Sequence[str], guesses: dict[str, Tensor] | None = None) -> None:
@@ -87,10 +93,13 @@ class PhraseBook:
             self.label_vectors = tower.encode(self.labels) if self.labels else torch.zeros(0, TEXT_CHANNELS)
             self.category_vectors = tower.encode(CATEGORIES)
         self._tower = tower
-        self._guesses = [(guesses or {}).get(name) for name in names]
+        self._guesses = [
+            with_meaning(guesses[name], options[0]) if guesses and name in guesses else None
+            for name, options in zip(names, self._options, strict=True)
+        ]
 
     def draw(self, rng: random.Random) -> Tensor:
-        """(planes, 512): each plane under its own name half of the time, else under an alias or a guess."""
+        """(planes, TEXT_CHANNELS): each plane under its own name half of the time, else under an alias or a guess."""
         rows = []
         for options, guesses in zip(self._options, self._guesses, strict=True):
             draw = rng.random()
@@ -101,10 +110,15 @@ class PhraseBook:
         return torch.stack([*rows, functional.normalize(self.anything, dim=0)])
 
     def nonsense(self, rng: random.Random) -> Tensor:
-        """(count, 512): random letters, which name nothing in any picture."""
+        """(count, TEXT_CHANNELS): random letters, which name nothing in any picture."""
         numbers = np.random.default_rng(rng.getrandbits(32))
         with torch.no_grad():
             return self._tower.encode([nonsense(numbers) for _ in range(NONSENSE_PHRASES)])
+
+
+def with_meaning(guesses: Tensor, told: Tensor) -> Tensor:
+    """Guesses of CLIP's part, (count, 512), with the meaning of a told vector (TEXT_CHANNELS,)."""
+    return torch.cat([guesses, told[CLIP_CHANNELS:].expand(len(guesses), -1)], 1)
 
 
 class Trainer:
@@ -164,9 +178,15 @@ class Trainer:
         for parameter in self._trunk_parameters:
             parameter.requires_grad_(whole)
         batch = self._sampler.batch()
+        size = self._rng.choices(SIZES, SIZE_SHARES)[0]
+        pictures = _resized(batch.pictures, size).contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16):
-            vectors = self.network(batch.pictures)
-        loss = self._loss(vectors.float(), batch)
+            maps = self.network.features(pictures)
+            vectors = self.network.decoder(maps)
+            with torch.no_grad():
+                settled = self.smooth.decoder(maps)
+        grid = batch.targets[0].wanted.shape[1:]
+        loss = self._loss(_resized(vectors.float(), grid), _resized(settled.float(), grid), batch)
         self._optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         average_gradients([*self._trunk_parameters, *self._rest])
@@ -185,13 +205,14 @@ class Trainer:
             self._optimiser.step()
             self._smooth()
 
-    def _loss(self, vectors: Tensor, batch: Batch) -> Tensor:
+    def _loss(self, vectors: Tensor, settled: Tensor, batch: Batch) -> Tensor:
         wanted = torch.from_numpy(np.stack([target.wanted for target in batch.targets]))
         known = torch.from_numpy(np.stack([target.known for target in batch.targets]))
-        logits = self.network.logits(vectors, self._book.draw(self._rng))
+        phrases = self._book.draw(self._rng)
+        logits = self.network.logits(vectors, phrases)
         if self.step >= SELF_LABEL_FROM:
             boxed = torch.from_numpy(np.stack([target.boxed for target in batch.targets]))
-            wanted, known = self_label(logits, wanted, known, boxed)
+            wanted, known = self_label(self.smooth.logits(settled, phrases), wanted, known, boxed)
         loss = dense_loss(logits, wanted, known) + PRESENCE_WEIGHT * presence_loss(logits, wanted, known)
         kinds = len(CATEGORIES)
         loss = loss + RIVALRY_WEIGHT * rivalry_loss(logits[:, :kinds], wanted[:, :kinds], known[:, :kinds])
@@ -281,6 +302,13 @@ class Trainer:
         network = deepcopy(self.smooth)
         network.load_state_dict(mean_state([state["network"] for state in states]))
         return network.eval(), torch.stack([state["anything"] for state in states]).mean(0)
+
+
+def _resized(maps: Tensor, size: tuple[int, ...]) -> Tensor:
+    """(batch, channels, height, width) at another size."""
+    if maps.shape[2:] == size:
+        return maps
+    return functional.interpolate(maps, size, mode="bilinear", antialias=True, align_corners=False)
 
 
 def mean_state(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -134,17 +134,22 @@ def alias_phrases(name: str) -> list[str]:
     return [name, *(alias for alias in aliases.split(",") if alias)]
 
 
-def teacher_phrases(folder: Path, held: Collection[str] = ()) -> tuple[list[str], Float32Array]:
+def teacher_phrases(
+    folder: Path, held: Collection[str] = (), vectors: Mapping[str, Float32Array] | None = None
+) -> tuple[list[str], Float32Array]:
     """Phrases and the unit vectors they should get.
 
     Args:
         folder: holds `clip_vitb32_text.npz` and `lvis_synonyms.json`.
         held: names whose vectors, with every phrase that would share them, are left out.
+        vectors: what (at least) each of the teacher's names should get; none means CLIP's own.
 
     Returns:
-        Phrases as from `split_query`, and (count, 512): CLIP's, unit length, less the LVIS mean, unit length.
+        Phrases as from `split_query`, and (count, channels), unit length: by default CLIP's, less the LVIS mean.
     """
     found = clip_names(folder)
+    if vectors is not None:
+        found = {name: vectors[name] for name in found}
     for row in synonym_rows(folder):
         source = found.get(row[0])
         for synonym in row[1:]:

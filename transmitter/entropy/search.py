@@ -26,6 +26,8 @@ from transmitter.entropy.trials import Trial, Trials
 _JUST: Final = 0.985
 _FOR_CLOSING: Final = 4  # trials kept for the last percents
 _TRIALS: Final = 12
+_SAMPLES: Final = 3
+_SAMPLED: Final = 2  # quantisers: what a sample tells of so near a fineness is as good as one of it
 _WORTH_CODING: Final = (ENOUGH, 0.9995)  # measured bytes over the budget; measures are true to a few per mille
 
 
@@ -73,6 +75,7 @@ class Search:
             return self.tried[setting]
         self.left -= 1
         trial = self.tried[setting] = self.trials.measure(setting)
+        self.guesses.clear()
         low, high = (part * self.budget_bytes for part in _WORTH_CODING)
         return self._code(setting) if low <= trial.wire_bytes <= high or trial.bodies is not None else trial
 
@@ -107,7 +110,7 @@ class Search:
         fits: Trial | None = None
         over: Trial | None = None
         low, high, stride = ALL_EXACT, QUALITIES, 1
-        fineness = self._guess(1.0)
+        fineness = self._first_guess()
         while low <= high and self.left > _FOR_CLOSING and not self._enough():
             trial = self._try(Setting(fineness, DEFAULT_PRICE))
             if self._fits(trial):
@@ -125,6 +128,23 @@ class Search:
                 stride *= 2
             fineness = min(max(guess, low), high)
         return fits, over
+
+    def _close_coded(self, trial: Trial) -> None:
+        """The same for as few bodies as do, where the trial was coded and that near."""
+        for repriced in Closing(self.trials, self.budget_bytes).towards(trial):
+            self._keep(repriced)
+
+    def _first_guess(self) -> int:
+        """The fineness to begin with, from samples unless more is known."""
+        fineness, known = self._guess(1.0), self.trials.factors is not None
+        for turn in range(0 if known else _SAMPLES):
+            if not self.trials.sample(fineness, turn):
+                break
+            self.guesses.clear()
+            before, fineness = fineness, self._guess(1.0)
+            if abs(fineness - before) <= _SAMPLED:
+                break
+        return fineness
 
     def _between(self, over: Trial, fits: Trial) -> int:
         """Where the budget lies between two trials, if the logarithm of the bytes falls evenly."""
@@ -149,6 +169,7 @@ class Search:
 
     def _close(self, trial: Trial, tries: int) -> None:
         """From a trial near the budget: another price of bits, until it fits and enough of the budget is used."""
+        self._close_coded(trial)
         exponent = patches_exponent(trial)
         for _ in range(tries):
             if self._enough() or not lossy_patches(trial):
@@ -159,8 +180,7 @@ class Search:
                 return
             self.left -= 1
             following = self._code(replace(trial.setting, price=price))
-            for repriced in Closing(self.trials, self.budget_bytes).towards(following):
-                self._keep(repriced)
+            self._close_coded(following)
             exponent = seen_exponent(following.wire_bytes / trial.wire_bytes, price / trial.setting.price)
             trial = following
 

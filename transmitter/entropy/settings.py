@@ -82,7 +82,8 @@ class Setting:
 
 def guessed_bits(source: Source, fineness: int) -> Float64Array:
     """(grid.count,) what each patch might take, from its coefficients alone; exact ones as under a fine quantiser."""
-    qualities = np.clip(fineness + HALF_OCTAVE * source.offsets, _LIKE_EXACT, QUALITIES - 1)
+    qualities = np.minimum(fineness + HALF_OCTAVE * source.offsets, QUALITIES - 1)
+    qualities[qualities < EXACT_BELOW] = _LIKE_EXACT
     widths = quantiser_steps()[qualities].astype(np.float32)[:, None]
     bits = np.empty(source.grid.count)
     # In parts, so that a large picture's coefficients are never there twice.

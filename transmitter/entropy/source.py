@@ -6,8 +6,9 @@ import numpy as np
 from PIL import Image
 
 from shared.arrays import Float32Array, Float64Array, Int64Array, UInt8Array
-from shared.codec.entropy.background import thumbnail
+from shared.codec.entropy.background import thumbnail, thumbnail_halved
 from shared.codec.entropy.codec import EntropyCodec
+from shared.codec.entropy.context import quantiser_steps
 from shared.codec.entropy.levels import HALF_OCTAVE
 from shared.packets import max_sketch_bytes
 from shared.patches import PATCH_SIZE, PatchGrid, split
@@ -22,6 +23,8 @@ _OUTSIDE_MERIT: Final = (COARSEST - EXACT_BELOW + 1) / HALF_OCTAVE
 _NOTHING: Final = 1e-6
 _COLOURS: Final = 3
 _SMOOTHNESS: Final = 2.0
+_LAYER_BITS: Final = 1.45  # per octave of signal over step, squared; measured on photos
+_SURELY_MORE: Final = 1.3
 _LAYERS: Final = ((124, True), (116, True), (124, False), (116, False), (108, False))
 
 
@@ -86,13 +89,36 @@ def enlarged(colours: UInt8Array, grid: PatchGrid) -> UInt8Array:
 
 
 def background_within(codec: EntropyCodec, image: UInt8Array, limit_bytes: int) -> bytes:
-    """The finest background layer within a number of bytes; empty where even the coarsest takes more."""
+    """The finest background layer within a number of bytes; empty where even the coarsest takes more.
+
+    The search begins with the one that a guess of the bytes says, and mostly ends with the next.
+    """
     small = thumbnail(image)
     limit_bytes = min(limit_bytes, max_sketch_bytes(PatchGrid.of(image).count))
-    best = b""
-    for quality, halved in _LAYERS:
+    guesses = _guessed_layers(codec, small)
+    best, low, high, scale = b"", 0, len(_LAYERS), 1.0
+    while low < high:
+        fitting = [number for number in range(low, high) if guesses[number] * scale <= limit_bytes]
+        number = max(fitting, default=low)
+        quality, halved = _LAYERS[number]
         layer = codec.encode_background(small, quality, halved=halved)
-        if len(layer) > limit_bytes:
+        if len(layer) <= limit_bytes:
+            best, low = layer, number + 1
+        else:
+            high = number
+        scale = len(layer) / guesses[number]
+        if low < high and guesses[low] * scale > _SURELY_MORE * limit_bytes:
             break
-        best = layer
     return best
+
+
+def _guessed_layers(codec: EntropyCodec, small: UInt8Array) -> list[float]:
+    """About how many bytes each of the layers takes."""
+    transform = codec.lossy.transform
+    found = {halved: transform.analyse(split(thumbnail_halved(small) if halved else small)) for halved in (True, False)}
+    return [_guessed_bytes(found[halved], quality) for quality, halved in _LAYERS]
+
+
+def _guessed_bytes(coefficients: Float32Array, quality: int) -> float:
+    signal = np.square(coefficients / np.float32(quantiser_steps()[quality]))
+    return float(np.log2(1 + signal).sum() * _LAYER_BITS / 8) + 1

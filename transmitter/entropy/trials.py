@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -22,7 +23,9 @@ from shared.codec.entropy.levels import EXACT, sending_order
 from shared.codec.entropy.lossy_model import DEFAULT_PRICE
 from shared.entropy_level_map import encode as encode_level_map
 from shared.packets import PACKET_HEADER_BYTES, StreamHeader
+from transmitter.entropy.exact_bodies import ExactBodies, halves
 from transmitter.entropy.revisions import Served
+from transmitter.entropy.samples import LEAST, in_company, stretches
 from transmitter.entropy.settings import Setting, Source, at_price, guessed_bits, levels_at
 from transmitter.planning import Body, PlanRequest, wire_bytes
 
@@ -30,6 +33,8 @@ _NEVER: Final = 1 << 40  # bytes
 _FACTORS: Final = (0.1, 10.0)
 _BODY_SHARE: Final = 0.94  # how full a body is aimed to be: what its patches take varies with their company
 _BODY_OVERHEAD_BITS: Final = 8 * (COUNT_BYTES + 6)
+_AROUND_BODY_BYTES: Final = 18  # packet header and what a string takes beyond its symbols
+_HEADER_BYTES: Final = 60  # of a stream header without the background layer
 
 
 @dataclass(frozen=True)
@@ -71,8 +76,8 @@ class Trials:
     request: PlanRequest
     served: Served | None = None
     """What is there already; None in a first plan."""
-    _exact_bodies: dict[tuple[int, int, bytes], bytes] = field(default_factory=dict)
-    _exact_bits: Float64Array | None = None
+    exact: ExactBodies = field(default_factory=ExactBodies)
+    _guesses: dict[int, Float64Array] = field(default_factory=dict)
     factors: Float64Array | None = None
     """(grid.count,) of each patch's bits over what was guessed, as last seen, at the default price of a bit."""
 
@@ -84,13 +89,39 @@ class Trials:
         """What `run` would give without the bodies, nearly, in less than half the time."""
         return self._tried(setting, self._measured)
 
+    def sample(self, fineness: int, turn: int) -> bool:
+        """Learns what patches take under a fineness from a few of them; False where a trial takes no longer.
+
+        Args:
+            fineness: at the default price.
+            turn: how many samples were taken before.
+        """
+        guess = self.guessed(fineness)
+        levels, base, spacing = levels_at(self.source, Setting(fineness, DEFAULT_PRICE), self._closed(fineness, guess))
+        scene = self._scene(levels, base, spacing)
+        learnt = self._sample_exact(scene, guess)
+        lossy = scene.order[levels[scene.order] != EXACT]
+        if len(lossy) >= LEAST:
+            self.factors = self._sampled_factors(scene, list(stretches(lossy, turn)), guess)
+            learnt = True
+        return learnt
+
+    def _sampled_factors(self, scene: Scene, runs: list[Run], guess: Float64Array) -> Float64Array:
+        """(grid.count,) by what some patches take by themselves."""
+        numbers = np.concatenate([run.numbers for run in runs])
+        measured = self.codec.measure_lossy(scene, runs, self._coefficients(scene), DEFAULT_PRICE)
+        bits = in_company(measured.bits)
+        factors = np.full(len(guess), bits.sum() / max(guess[numbers].sum(), 1))
+        factors[numbers] = bits / np.maximum(guess[numbers], 1)
+        return np.asarray(np.clip(factors, *_FACTORS))
+
     def _tried(self, setting: Setting, code: Coding) -> Trial:
-        guess = guessed_bits(self.source, setting.fineness)
+        guess = self.guessed(setting.fineness)
         expected = at_price(self._expected(guess), setting.price / DEFAULT_PRICE)
         levels, base, spacing = levels_at(self.source, setting, self._closed(setting.fineness, guess))
         scene = self._scene(levels, base, spacing)
-        bits = np.where(levels == EXACT, self._bits_if_exact(levels), expected)
-        pieces = [*self._exact(scene, bits), *self._lossy(scene, bits, setting.price, code)]
+        bits = expected.copy()
+        pieces = [*self._exact(scene, guess), *self._lossy(scene, bits, setting.price, code)]
         self._learn(levels, at_price(bits, DEFAULT_PRICE / setting.price) / np.maximum(guess, 1))
         header, bodies = self._header(scene), _bodies(pieces)
         whole = bodies if len(bodies) == len(pieces) else None
@@ -105,29 +136,39 @@ class Trials:
         order = sending_order(levels, self.source.grid)
         return Scene(self.source.grid, levels, base, spacing, order, self.source.means)
 
-    def repriced(self, trial: Trial, count: int, price: float) -> Trial:
-        """A coded trial whose last bodies, of lossy patches, are coded anew; those that grow too long stay as they are.
+    def repriced(self, trial: Trial, numbers: Sequence[int], price: float) -> Trial:
+        """A coded trial some of whose bodies are coded anew; those that grow too long stay as they are.
 
         Args:
             trial: of `run`.
-            count: how many bodies, 1 or more; together at most MAX_BODY_PATCHES patches.
+            numbers: which bodies, one or more, of lossy patches; together at most MAX_BODY_PATCHES patches.
             price: of a bit.
         """
         assert trial.bodies is not None
+        bodies = list(trial.bodies)
         scene = self._scene(trial.levels, *trial.header.level_map[:2])
-        kept, changed = trial.bodies[:-count], trial.bodies[-count:]
+        changed = [bodies[number] for number in numbers]
         runs = [Run(body.position, scene.order[body.position : body.position + body.patches]) for body in changed]
         pieces, _ = self._coded(scene, runs, self._coefficients(scene), price)
-        pairs = zip(changed, _bodies(pieces), strict=True)
-        bodies = (*kept, *(new if len(new.content) <= self._capacity else old for old, new in pairs))
+        for number, new in zip(numbers, _bodies(pieces), strict=True):
+            if len(new.content) <= self._capacity:
+                bodies[number] = new
         sizes = [len(body.content) for body in bodies]
-        return replace(trial, bodies=bodies, wire_bytes=self._wire_bytes(trial.header, sizes))
+        return replace(trial, bodies=tuple(bodies), wire_bytes=self._wire_bytes(trial.header, sizes))
 
     def expected_bytes(self, fineness: int) -> float:
         """About what `run` would take at the default price, without coding or measuring anything."""
-        guess = guessed_bits(self.source, fineness)
+        guess = self.guessed(fineness)
         levels, _, _ = levels_at(self.source, Setting(fineness, DEFAULT_PRICE), self._closed(fineness, guess))
-        return float(self._expected(guess)[levels > 0].sum() / 8)
+        expected = np.where(levels == EXACT, self.exact.expected(guess), self._expected(guess))
+        bodies = float(expected[levels > 0].sum() / 8)
+        return bodies * (1 + _AROUND_BODY_BYTES / self._capacity) + len(self.source.layer) + _HEADER_BYTES
+
+    def guessed(self, fineness: int) -> Float64Array:
+        """(grid.count,) of `guessed_bits`, once."""
+        if fineness not in self._guesses:
+            self._guesses[fineness] = guessed_bits(self.source, fineness)
+        return self._guesses[fineness]
 
     def _expected(self, guess: Float64Array) -> Float64Array:
         return guess if self.factors is None else self.factors * guess
@@ -135,21 +176,19 @@ class Trials:
     def _closed(self, fineness: int, guess: Float64Array) -> BoolArray | None:
         return None if self.served is None else self.served.closed(self.source, fineness, guess)
 
-    def _exact(self, scene: Scene, bits: Float64Array) -> Iterator[_Piece]:
-        exact = np.flatnonzero(scene.levels[scene.order] == EXACT)
-        for run in self._runs(scene, exact, bits):
-            yield from self._exact_within(scene, run)
+    def _exact(self, scene: Scene, guess: Float64Array) -> list[_Piece]:
+        self._sample_exact(scene, guess)
+        order = scene.order[scene.levels[scene.order] == EXACT]
+        encode = partial(self.codec.encode_exact, scene, patches=self.source.patches)
+        bodies = self.exact.bodies(order, self._capacity, self._bits_if_exact, encode)
+        return [_Piece(first, len(body), body) for first, body in bodies]
 
-    def _exact_within(self, scene: Scene, run: Run) -> Iterator[_Piece]:
-        key = (run.first, len(run.numbers), run.numbers.tobytes())
-        if key not in self._exact_bodies:
-            self._exact_bodies[key] = self.codec.encode_exact(scene, run, self.source.patches)
-        body = self._exact_bodies[key]
-        if len(body) <= self._capacity or len(run.numbers) == 1:
-            yield _Piece(run.first, len(body), body)
-            return
-        for half in _halves(run):
-            yield from self._exact_within(scene, half)
+    def _sample_exact(self, scene: Scene, guess: Float64Array) -> bool:
+        return self.exact.sample(scene.order[scene.levels[scene.order] == EXACT], guess, self._bits_if_exact)
+
+    def _bits_if_exact(self, numbers: Int64Array) -> Float64Array:
+        rows, columns = np.divmod(numbers, self.source.grid.columns)
+        return self.codec.exact.code_bits(self.source.patches[numbers], rows, columns)
 
     def _lossy(self, scene: Scene, bits: Float64Array, price: float, code: Coding) -> list[_Piece]:
         lossy = np.flatnonzero(scene.levels[scene.order] != EXACT)
@@ -166,7 +205,7 @@ class Trials:
                 elif piece.content is None:
                     done += self._as_if_cut(run, piece)
                 else:
-                    waiting += _halves(run)
+                    waiting += halves(run)
         return sorted(done, key=lambda piece: piece.position)
 
     def _as_if_cut(self, run: Run, piece: _Piece) -> list[_Piece]:
@@ -217,15 +256,6 @@ class Trials:
     def _capacity(self) -> int:
         return self.request.packet_bytes - PACKET_HEADER_BYTES
 
-    def _bits_if_exact(self, levels: UInt8Array) -> Float64Array:
-        if self._exact_bits is None:
-            self._exact_bits = np.zeros(len(levels))
-        unknown = np.flatnonzero((levels == EXACT) & (self._exact_bits == 0))
-        if len(unknown):
-            rows, columns = np.divmod(unknown, self.source.grid.columns)
-            self._exact_bits[unknown] = self.codec.exact.code_bits(self.source.patches[unknown], rows, columns)
-        return self._exact_bits
-
     def _header(self, scene: Scene) -> StreamHeader:
         level_map = bytes([scene.base, scene.spacing]) + encode_level_map(scene.levels, scene.grid)
         return StreamHeader(ENTROPY_CODEC, self.codec.weights_hash, scene.grid, self.source.layer, level_map, 0)
@@ -242,9 +272,3 @@ def _batch(runs: list[Run]) -> tuple[list[Run], list[Run]]:
     total = np.cumsum([len(run.numbers) for run in runs])
     count = max(int(np.searchsorted(total, MAX_BODY_PATCHES, side="right")), 1)
     return runs[:count], runs[count:]
-
-
-def _halves(run: Run) -> list[Run]:
-    """Two runs of half as many patches."""
-    middle = len(run.numbers) // 2
-    return [Run(run.first, run.numbers[:middle]), Run(run.first + middle, run.numbers[middle:])]

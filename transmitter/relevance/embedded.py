@@ -1,9 +1,9 @@
 """The relevance extractor that needs nothing but this repository: picture and free text to a soft map.
 
 ```
-query ─ split_query ─ phrases ─ TextTower ─ unit vectors ┐
+query ─ split_query ─ phrases ─ TextTower ─ vectors ─────┐
                                                          ├─ logits ─ lower what is absent ─ max ─ sigmoid ─ map
-picture ─ looks (RelevanceNetwork) ─ 512 per 8x8 ────────┘
+picture ─ looks (RelevanceNetwork) ─ 608 per 8x8 ────────┘
 ```
 """
 
@@ -45,7 +45,7 @@ class RelevanceModel:
     """Reads the phrases."""
 
     anything: Tensor
-    """(512,), unit length: the phrase vector of the empty query."""
+    """(TEXT_CHANNELS,), unit length: the phrase vector of the empty query."""
 
     threshold: float
     """Peak confidence from which something asked for counts as present, 0 to 1."""

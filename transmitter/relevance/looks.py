@@ -9,6 +9,9 @@ by 0.006 AP better, and tells two objects apart by 0.004 AUROC better, than the 
 of them mirrored, gain less in four times the time.
 """
 
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -37,10 +40,10 @@ class Looks(NamedTuple):
     """What the network sees of one picture."""
 
     near: Tensor
-    """(1, 512, rows, columns)."""
+    """(1, TEXT_CHANNELS, rows, columns)."""
 
     far: Tensor
-    """(1, 512, rows, columns), fewer of them; mirrored."""
+    """(1, TEXT_CHANNELS, rows, columns), fewer of them; mirrored."""
 
 
 def look(network: RelevanceNetwork, image: UInt8Array, device: torch.device) -> Looks:
@@ -52,8 +55,22 @@ def look(network: RelevanceNetwork, image: UInt8Array, device: torch.device) -> 
         device: where the network computes.
     """
     mirrored = np.ascontiguousarray(image[:, ::-1])
-    near, far = to_input(image, NEAR_SIDE), to_input(mirrored, FAR_SIDE)
-    return Looks(network(near.to(device)), network(far.to(device)))
+    if device.type != "cpu" or torch.get_num_threads() > 1:
+        return Looks(_seen(network, image, NEAR_SIDE, device), _seen(network, mirrored, FAR_SIDE, device))
+    # Where torch shares out no work of its own, the far look takes another core.
+    far = _pool().submit(_seen, network, mirrored, FAR_SIDE, device)
+    return Looks(_seen(network, image, NEAR_SIDE, device), far.result())
+
+
+def _seen(network: RelevanceNetwork, image: UInt8Array, side: int, device: torch.device) -> Tensor:
+    with torch.inference_mode():  # every thread has its own
+        vectors: Tensor = network(to_input(image, side).to(device))
+    return vectors
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="look")
 
 
 def score(network: RelevanceNetwork, looks: Looks, phrases: Tensor) -> Tensor:
@@ -62,7 +79,7 @@ def score(network: RelevanceNetwork, looks: Looks, phrases: Tensor) -> Tensor:
     Args:
         network: that looked.
         looks: of one picture.
-        phrases: (count, 512), unit length.
+        phrases: (count, TEXT_CHANNELS), as from the text tower.
 
     Returns:
         (count, rows, columns) on the near look's grid, unbounded; a sigmoid makes it a confidence.

@@ -2,7 +2,7 @@
 
 ```
                  ┌ scene segmenter ─ 1/8, 1/16, class shares ──┐          ┌ what the classes say ┐
-picture (1/1) ───┼ detector ─ 1/8, 1/16, 1/32, painted boxes ──┼─ Decoder ┤                      + ─ 512 per patch
+picture (1/1) ───┼ detector ─ 1/8, 1/16, 1/32, painted boxes ──┼─ Decoder ┤                      + ─ 608 per patch
         (1/2) ───┴ thing segmenter ─ 1/16, class shares ───────┘          └ what the shapes say  ┘
 ```
 
@@ -20,7 +20,13 @@ from torch.nn import functional
 from transmitter.relevance.detector import DETECTOR_CLASSES, Detector
 from transmitter.relevance.segmenter import DEEP_CHANNELS, Segmenter
 
-TEXT_CHANNELS: Final = 512
+CLIP_CHANNELS: Final = 512
+"""Of a phrase's vector: what CLIP ViT-B/32 says of it."""
+
+MEANING_CHANNELS: Final = 96
+"""Of a phrase's vector: what it means as a sentence."""
+
+TEXT_CHANNELS: Final = CLIP_CHANNELS + MEANING_CHANNELS
 """Dimensions of the space shared with the text tower."""
 
 STRIDE: Final = 8
@@ -63,7 +69,7 @@ class _DecoderBlock(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Joins the trunks' maps from coarse to fine and gives one 512-vector per 8x8 patch.
+    """Joins the trunks' maps from coarse to fine and gives one vector of TEXT_CHANNELS per 8x8 patch.
 
     What the classes say goes to the output by a way of its own, whose filter starts as the classes' text
     vectors: so the network begins as its trunks' joint opinion and learns where that is wrong.
@@ -87,7 +93,7 @@ class Decoder(nn.Module):
         self.boxes = nn.Conv2d(DETECTOR_CLASSES, TEXT_CHANNELS, 1, bias=False)
 
     def forward(self, maps: TrunkMaps) -> Tensor:
-        """Maps of the trunks to (batch, 512, h, w) at stride 8."""
+        """Maps of the trunks to (batch, TEXT_CHANNELS, h, w) at stride 8."""
         context = self.context(maps.levels[-1].mean((2, 3)))[:, :, None, None]
         x: Tensor | None = None
         for level in (2, 1, 0):
@@ -143,7 +149,7 @@ class RelevanceNetwork(nn.Module):
         return TrunkMaps(levels, prior, found.painted)
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """(batch, 3, h, w) RGB in -1..1 to (batch, 512, h / 8, w / 8)."""
+        """(batch, 3, h, w) RGB in -1..1 to (batch, TEXT_CHANNELS, h / 8, w / 8)."""
         y: Tensor = self.decoder(self.features(pictures))
         return y
 
@@ -151,8 +157,8 @@ class RelevanceNetwork(nn.Module):
         """Scores every patch against every phrase.
 
         Args:
-            vectors: (batch, 512, rows, columns) from `forward`.
-            phrases: (count, 512), unit length.
+            vectors: (batch, TEXT_CHANNELS, rows, columns) from `forward`.
+            phrases: (count, TEXT_CHANNELS), as from the text tower.
 
         Returns:
             (batch, count, rows, columns), unbounded; a sigmoid makes it a confidence.

@@ -1,8 +1,9 @@
-"""The small text encoder: any phrase to a unit vector in (centred) CLIP ViT-B/32 text space.
+"""The small text encoder: any phrase to two unit vectors, in (centred) CLIP ViT-B/32 text space and of its meaning.
 
 ```
 word ──┬─ own vector (if known) ─┐
-       └─ letter groups, hashed ─┴─ sum ─ each looks at the others ─ attention and last word ─ two layers ─ unit length
+       └─ letter groups, hashed ─┴─ sum ─ each looks at the others ─ attention and last word ┬─ two layers ─ CLIP's
+                                                                                             └─ two layers ─ meaning
 ```
 
 Words that training never saw live on their letter groups alone, so that any script and any typo gets a vector.
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from transmitter.relevance.network import TEXT_CHANNELS
+from transmitter.relevance.network import CLIP_CHANNELS, MEANING_CHANNELS
 from transmitter.relevance.phrases import MAX_WORDS, stem
 
 WORD_CHANNELS: Final = 96
@@ -30,7 +31,10 @@ GRAM_BUCKETS: Final = 8192
 """Rows of the table that the letter groups are hashed into."""
 
 HIDDEN_CHANNELS: Final = 768
-"""Width of the layer before the vector."""
+"""Width of the layer before CLIP's vector."""
+
+MEANING_HIDDEN_CHANNELS: Final = 384
+"""Width of the layer before the meaning."""
 
 MAX_GRAMS: Final = 32
 """Letter groups of a word after this many are not read."""
@@ -55,7 +59,12 @@ class TextTower(nn.Module):
         self.seen = nn.Linear(WORD_CHANNELS, WORD_CHANNELS)
         self.weigh = nn.Linear(WORD_CHANNELS, 1)
         self.body = nn.Sequential(
-            nn.Linear(WORD_CHANNELS * 2, HIDDEN_CHANNELS), nn.SiLU(), nn.Linear(HIDDEN_CHANNELS, TEXT_CHANNELS)
+            nn.Linear(WORD_CHANNELS * 2, HIDDEN_CHANNELS), nn.SiLU(), nn.Linear(HIDDEN_CHANNELS, CLIP_CHANNELS)
+        )
+        self.meaning = nn.Sequential(
+            nn.Linear(WORD_CHANNELS * 2, MEANING_HIDDEN_CHANNELS),
+            nn.SiLU(),
+            nn.Linear(MEANING_HIDDEN_CHANNELS, MEANING_CHANNELS),
         )
 
     def tokens(self, phrases: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -83,7 +92,7 @@ class TextTower(nn.Module):
         return self._rows.get(word) or self._rows.get(stem(word), 1)
 
     def forward(self, words: Tensor, grams: Tensor) -> Tensor:
-        """Tokens as from `tokens` to (phrases, 512), unit length."""
+        """Tokens as from `tokens` to (phrases, TEXT_CHANNELS): CLIP's vector and the meaning, each of unit length."""
         there = words > 0
         there[:, 0] = True
         vectors = self.word_table(words)
@@ -93,7 +102,8 @@ class TextTower(nn.Module):
         scores = self.weigh(torch.tanh(placed)).squeeze(-1)
         shares = torch.softmax(scores.masked_fill(~there, -1e4), 1)
         pooled = torch.cat([(shares.unsqueeze(-1) * vectors).sum(1), vectors[:, 0]], 1)
-        return functional.normalize(self.body(pooled), dim=1)
+        parts = (functional.normalize(layers(pooled), dim=1) for layers in (self.body, self.meaning))
+        return torch.cat(list(parts), 1)
 
     def _look_around(self, placed: Tensor, there: Tensor) -> Tensor:
         """What each word takes from the others of its phrase."""
@@ -103,7 +113,7 @@ class TextTower(nn.Module):
         return taken
 
     def encode(self, phrases: Sequence[str]) -> Tensor:
-        """Phrases as from `split_query` to (phrases, 512), unit length."""
+        """Phrases as from `split_query` to (phrases, TEXT_CHANNELS), as `forward` gives them."""
         encoded: Tensor = self(*self.tokens(phrases))
         return encoded
 

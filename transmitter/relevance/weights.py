@@ -12,7 +12,7 @@ from transmitter.relevance.embedded import RelevanceModel
 from transmitter.relevance.network import TEXT_CHANNELS, RelevanceNetwork
 from transmitter.relevance.text_tower import TextTower
 
-RELEVANCE_FORMAT: Final = "mmsc-relevance-2"
+RELEVANCE_FORMAT: Final = "mmsc-relevance-3"
 """Format and version tag of the weights file."""
 
 

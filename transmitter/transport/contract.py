@@ -8,8 +8,12 @@ Plan ─► pack_revision ─► PackedRevision ─► Sender.give ─► channe
 """
 
 from dataclasses import dataclass, field
+from typing import Final
 
 from shared.arrays import BoolArray
+
+USUAL_REPLAN_S: Final = 0.3
+"""What a new plan takes of a photo of the paper's size."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,8 @@ class SenderSettings:
     """False: sends the first plan as it is, whatever happens; for comparison."""
     packet_bytes: int = 1_200
     """Largest packet."""
+    replan_s: float = USUAL_REPLAN_S
+    """Seconds that a new plan is expected to take."""
 
 
 @dataclass

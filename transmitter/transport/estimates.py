@@ -14,6 +14,9 @@ PRIOR_LOST: Final = 0.5
 PRIOR_ARRIVED: Final = 9.5
 """Beta prior of the loss rate, in packets: 5 % expected, in one case of ten more than a seventh."""
 
+PRIOR_BURST: Final = 1.5
+"""Mean length of a row of losses, before there was one: losses come in rows more often than not."""
+
 _NORMAL_90: Final = 1.2816
 _MEMORY_S: Final = 0.7  # time constant of the rate
 _MOMENT_S: Final = 0.15  # and of what it is like just now
@@ -152,7 +155,9 @@ class LossMeter:
         burst_packets: mean length of a row of losses, believed at first.
     """
 
-    def __init__(self, lost: float = PRIOR_LOST, arrived: float = PRIOR_ARRIVED, burst_packets: float = 1.0) -> None:
+    def __init__(
+        self, lost: float = PRIOR_LOST, arrived: float = PRIOR_ARRIVED, burst_packets: float = PRIOR_BURST
+    ) -> None:
         self._prior = (lost, arrived)
         self._burst_packets = burst_packets
         self._last_lost = -2
@@ -202,7 +207,7 @@ class LossMeter:
         self.lost_packets = max(self.lost_packets - packets, 0)
 
 
-def mean_burst(lost: float, bursts: float, believed: float = 1.0) -> float:
+def mean_burst(lost: float, bursts: float, believed: float = PRIOR_BURST) -> float:
     """Mean length of a row of lost packets, where one such row was believed in before."""
     return max((lost + believed) / (bursts + 1), 1.0)
 
@@ -286,7 +291,7 @@ class Meters:
     def of(cls, link: LinkEstimate) -> "Meters":
         """Beginning with what is believed."""
         rate = RateMeter(max(link.rate_bps, MIN_RATE_BPS), link.rate_spread, _weight_s(link))
-        lost, arrived = _beta(link)
+        lost, arrived = cases_of(link)
         return cls(rate, LossMeter(lost, arrived, link.burst_packets), RoundTrip(link.round_trip_s))
 
     def estimate(self, size: int = 0, waiting_s: float = 0.0) -> LinkEstimate:
@@ -315,7 +320,7 @@ def _weight_s(link: LinkEstimate) -> float:
     return min(max(0.02 / max(link.rate_spread, 0.01) ** 2, 0.05), 0.5)
 
 
-def _beta(link: LinkEstimate) -> tuple[float, float]:
+def cases_of(link: LinkEstimate) -> tuple[float, float]:
     """(lost, arrived) of the Beta distribution with about this mean and 90 % point."""
     mean = min(max(link.loss_rate, 1e-5), 0.99)
     low, high = PRIOR_LOST + PRIOR_ARRIVED, _MOST_CASES

@@ -1,5 +1,6 @@
 """Why a packet does not go: the channel's credit and queue, what is under way, the deadline, bytes that are kept."""
 
+from collections.abc import Collection
 from enum import Enum
 from typing import Final
 
@@ -10,8 +11,7 @@ from transmitter.transport.entries import Entry, State
 from transmitter.transport.ledger import Ledger
 from transmitter.transport.link import LinkView
 
-_CLEAN: Final = 0.05  # a link that loses no more in nine cases of ten is worth no waiting
-_KEPT: Final = 4.0  # times the bytes under way that may get lost
+_FINER_MARGIN: Final = 0.03  # of the time to the deadline, that is left to links that fall silent
 _SPARE_S: Final = 0.01  # before the channel's queue runs dry
 
 
@@ -34,18 +34,26 @@ class Holding:
         settings: of the transmission.
         ledger: of its packets.
         link: as it is seen.
+        finer: revisions that are missed least, and end some time before the deadline.
+        now: when sending begins.
     """
 
-    def __init__(self, settings: SenderSettings, ledger: Ledger, link: LinkView) -> None:
+    def __init__(
+        self, settings: SenderSettings, ledger: Ledger, link: LinkView, finer: Collection[int], now: float
+    ) -> None:
         self.blind = False
         """Whether nothing is expected to be heard any more; then what is under way or may be lost does not count."""
+        self.kept_bytes = 0
+        """Of the budget, for asking what has arrived after the stream breaks; nothing else may take them."""
         self._settings, self._ledger, self._link = settings, ledger, link
         self._forgotten_bytes = 0
+        self._finer = finer
+        self._finer_margin_s = 0.0 if settings.deadline_s is None else _FINER_MARGIN * (settings.deadline_s - now)
 
     @property
     def left(self) -> int:
-        """Bytes of the budget that are left."""
-        return self._settings.budget_bytes - self._ledger.sent_bytes
+        """Bytes of the budget that are left, but for those that are kept."""
+        return self._settings.budget_bytes - self._ledger.sent_bytes - self.kept_bytes
 
     @property
     def spare_bytes(self) -> float:
@@ -56,21 +64,23 @@ class Holding:
         """What was handed over so far is there or lost by now."""
         self._forgotten_bytes = self._ledger.sent_bytes
 
-    def why_not(self, entry: Entry | None, now: float, room_bytes: int, *, pauses: bool) -> Hold | None:
-        """Why a packet does not go, if so."""
+    def why_not(self, entry: Entry | None, now: float, room_bytes: int, promised_bytes: float) -> Hold | None:
+        """Why a packet does not go, if so; a new plan is being made for the bytes that are promised."""
         if entry is None:
             return Hold.NOTHING
         size, link = len(entry.data), self._link.estimate
-        crowded = self.too_many(size, now, room_bytes)
+        margin_s = self._finer_margin_s if entry.revision in self._finer else 0.0
+        crowded = self.too_many(size, now, room_bytes, margin_s)
         if crowded is not None or not self._settings.closed_loop:
             return crowded
         if self._under_way > policy.window_bytes(link, self._settings.packet_bytes) and not self.blind:
             return Hold.WINDOW
         if self.left - size < self._reserve(entry, now):
             return Hold.RESERVE
-        return Hold.PAUSE if pauses and not entry.kept else None
+        pauses = promised_bytes > 0 and (not entry.kept or self.left - size < promised_bytes)
+        return Hold.PAUSE if pauses else None
 
-    def too_many(self, size: int, now: float, room_bytes: int) -> Hold | None:
+    def too_many(self, size: int, now: float, room_bytes: int, margin_s: float = 0.0) -> Hold | None:
         """Whether so many bytes are more than the channel takes, or more than it should have to keep."""
         if size > room_bytes:
             return Hold.ROOM
@@ -79,7 +89,7 @@ class Holding:
         waiting = self._link.waiting_bytes(now)
         if waiting > self._queue_bytes and not self.blind:
             return Hold.QUEUE
-        return None if self.in_time(waiting + size, now) else Hold.TIME
+        return None if self.in_time(waiting + size, now + margin_s) else Hold.TIME
 
     def in_time(self, waiting_bytes: float, now: float) -> bool:
         """Whether what waits will have arrived by the deadline."""
@@ -90,7 +100,7 @@ class Holding:
         """Bytes that must be left after a packet, for what may turn out to be lost."""
         ledger, link = self._ledger, self._link.estimate
         hopeless = self.blind or policy.rounds_left(self._settings, link, now) < 1
-        if hopeless or entry.kind is PacketKind.HEADER or not ledger.unresolved_packets:
+        if hopeless or entry.kind is PacketKind.HEADER or entry.flying or not ledger.unresolved_packets:
             return 0.0
         reserve = self._header_reserve(now)
         if not policy.expects_loss(link, ledger.unresolved_packets + 1):
@@ -102,12 +112,16 @@ class Holding:
         return reserve
 
     def _whole_reserve(self, reserve: float, entry: Entry) -> float:
-        """Unless the link is known to be clean, what is under way could be planned again in as many bytes."""
+        """So that what is under way can be planned again: the less, the better it is known that the link is clean."""
         link = self._link.estimate
-        share = link.loss_at_most
-        if share >= _CLEAN:
-            share = 1.0 if self._ledger.lost_packets else min(_KEPT * share, 1.0)
-        reserve += share * self._ledger.unresolved_bytes
+        if self._ledger.lost_packets and link.loss_at_most >= policy.MAY_LOSE_PACKETS:
+            share = 1.0
+        elif policy.is_short(self._settings, link):
+            share = policy.feared_loss(link)
+        else:
+            share = policy.doubt_of_loss(link.loss_at_most)
+        # Hardly ever is it the header and much else.
+        reserve = max(reserve, share * self._ledger.unresolved_bytes)
         return max(reserve, self._settings.packet_bytes) if entry.state is State.LOST else reserve
 
     def _header_reserve(self, now: float) -> float:

@@ -42,6 +42,8 @@ class Ledger:
         """Of distinct packets of headers and patches."""
         self.arrived_patches = 0
         self.lost_packets = 0
+        self.went_down = False
+        """Whether packets went down with a stream that broke."""
         self.unfit_bytes = 0
         """Of packets that were given up for their size."""
         self.headers: list[list[Entry]] = []
@@ -54,6 +56,7 @@ class Ledger:
         self._newest: Handed | None = None
         self._reordering = REORDERING
         self._pending_passed = False
+        self._asked_unfit_bytes = 0
 
     # ---- what there is to send ---------------------------------------------------------------------
 
@@ -107,6 +110,7 @@ class Ledger:
         for entry in self.open_entries():
             size -= len(entry.data)
             entry.kept = size >= 0 or entry.kind is PacketKind.HEADER
+        self._asked_unfit_bytes = self.unfit_bytes
 
     def keep_all(self) -> None:
         """No new revision comes."""
@@ -120,7 +124,9 @@ class Ledger:
             if not entry.kept:
                 patches += entry.patches
                 self.drop(entry)
-        self.unfit_bytes = 0
+        # What was given up since is in no plan yet.
+        self.unfit_bytes -= self._asked_unfit_bytes
+        self._asked_unfit_bytes = 0
         return patches
 
     # ---- handing over ------------------------------------------------------------------------------
@@ -163,6 +169,11 @@ class Ledger:
     def smallest_unresolved_bytes(self) -> int:
         """Size of the smallest packet of which nothing is known and that would be sent again; 0 if there is none."""
         return min((each.size for each in self._unresolved if each.entry is not None), default=0)
+
+    def sent_once(self) -> list[Entry]:
+        """Packets of which nothing is known, and that were handed over only once; most important first."""
+        entries = {each.entry for each in self._unresolved if each.entry is not None}
+        return sorted(entry for entry in entries if entry.state is State.FLYING and entry.sends == 1)
 
     @property
     def unresolved_packets(self) -> int:
@@ -258,12 +269,14 @@ class Ledger:
         self._pending_passed = False
         self._newest = self._handed_last()
         states = {state.revision: state for state in feedback.revisions} if feedback else {}
+        open_bytes = self.open_bytes
         for entry in self._entries():
             entry.flying = 0
             there = entry.state is State.ARRIVED
             if feedback is not None and not self._unknown(entry, states):
                 there = shows(states, entry)
             self._set_arrived(entry, there=there)
+        self.went_down |= self.open_bytes > open_bytes
 
     def _handed_last(self) -> Handed | None:
         copies = [each[-1] for each in self._handed.values()]

@@ -6,6 +6,7 @@ from typing import Final
 from shared.packets import MIN_PACKET_BYTES, PACKET_HEADER_BYTES
 from shared.repair import REPAIR_OVERHEAD_BYTES
 from transmitter.transport.contract import LinkEstimate, SenderSettings
+from transmitter.transport.estimates import PRIOR_LOST, cases_of, upper_bound
 from transmitter.transport.protection import share_of_sources
 
 POLL_BYTES: Final = PACKET_HEADER_BYTES
@@ -32,12 +33,18 @@ MAX_COPIES: Final = 4
 WORTH_REPAIR: Final = 0.005
 """Fewer losses are not worth repair packets."""
 
-USUAL_REPLAN_S: Final = 0.3
-"""What a new plan takes of a photo of the paper's size."""
+MAY_LOSE_PACKETS: Final = 0.05
+"""A link that loses no more in nine cases of ten is taken for clean."""
 
 LEAST_PLAN_BYTES: Final = 150
 """What a new plan is worth having for: one of eight packets of 9 kB planned again in so many gave back 4 of 8 dB."""
 
+_KEPT: Final = 30.0  # times the square of the share that may get lost: of the bytes under way
+_BEFORE_SEEN: Final = 0.5  # what losses count that are only believed, while there is time to find out
+_HEARD_S: Final = 0.025  # half the time between two words of the receiver
+_EARLY_PACKETS: Final = 8  # after which a receiver is asked that would say nothing yet
+_HEADER_BYTES: Final = 60  # of a first header, beside a fortieth of the plan
+_MOST_HEADER_BYTES: Final = 600
 _MAY_LOSE: Final = 0.2  # packets that a plan may lose before anything is kept back for them
 _DOUBT_OF_LOSS: Final = 0.3  # of the way from the loss that is expected to the one that is hardly exceeded
 _COARSE: Final = 0.4  # of what comes by a deadline, at least, to show all of a picture at first
@@ -66,17 +73,51 @@ def first_budget(settings: SenderSettings, link: LinkEstimate, now: float) -> in
         now: when sending begins.
 
     Returns:
-        At most `settings.budget_bytes`, at least 0. Without closed loop nothing is kept for repair.
+        At most `settings.budget_bytes`, at least 0. Without closed loop nothing is kept for repair or questions.
     """
-    budget = settings.budget_bytes
+    budget = settings.budget_bytes - (POLL_BYTES if settings.closed_loop else 0)
     if settings.closed_loop and expects_loss(link, budget / settings.packet_bytes):
-        budget = int(budget * (1 - feared_loss(link))) - POLL_SPARE_BYTES
+        budget -= math.ceil(_first_reserve(settings, link, budget)) + POLL_SPARE_BYTES
     if settings.deadline_s is not None:
         carried = carried_bytes(settings, link, now, cautious=False)
         share = _first_share(settings, link, now) if settings.closed_loop else 1.0
         least = _LEAST_FIRST_BYTES if settings.closed_loop and carried else 0
         budget = min(budget, max(int(carried * share), least))
     return max(budget, 0)
+
+
+def _first_reserve(settings: SenderSettings, link: LinkEstimate, budget_bytes: float) -> float:
+    """Bytes that the first plan leaves for what may get lost.
+
+    What is lost early is planned again together with what is still to be sent. Only of the last flight is nothing
+    heard before all has been sent; by then the link is known better, and if it loses little, little is kept.
+    """
+    usual = budget_bytes * feared_loss(link)
+    if settings.deadline_s is not None:
+        return usual
+    if is_short(settings, link):
+        return max(usual, min(_HEADER_BYTES + budget_bytes / 40, _MOST_HEADER_BYTES))
+    flight = min(link.rate_bps / 8 * (link.round_trip_s + _HEARD_S), budget_bytes)
+    lost, arrived = cases_of(link)
+    arrived += (budget_bytes - flight) / settings.packet_bytes / link.burst_packets
+    expected = (lost - _BEFORE_SEEN * min(PRIOR_LOST, lost)) / (lost + arrived) * budget_bytes
+    return min(usual, max(expected + doubt_of_loss(upper_bound(lost, arrived)) * flight, LEAST_PLAN_BYTES))
+
+
+def is_short(settings: SenderSettings, link: LinkEstimate) -> bool:
+    """Whether all of the budget is sent before anything is heard of it; waiting would take longer than sending."""
+    return 8 * settings.budget_bytes < link.rate_bps * link.round_trip_s
+
+
+def doubt_of_loss(at_most: float) -> float:
+    """Share of the bytes under way that must be left to plan them again.
+
+    The square, for it is how likely losses are, times how much is lost.
+
+    Args:
+        at_most: share of the packets that is lost in one case of ten.
+    """
+    return min(_KEPT * at_most**2, 1.0)
 
 
 def _first_share(settings: SenderSettings, link: LinkEstimate, now: float) -> float:
@@ -88,7 +129,7 @@ def _first_share(settings: SenderSettings, link: LinkEstimate, now: float) -> fl
     """
     assert settings.deadline_s is not None
     time_s = max(settings.deadline_s - now - one_way_s(link), 1e-3)
-    coarse = (USUAL_REPLAN_S + link.round_trip_s + QUEUE_S) / time_s
+    coarse = (settings.replan_s + link.round_trip_s + QUEUE_S) / time_s
     if link.rate_spread <= _STEADY:
         packet_s = 8 * first_packet_bytes(settings, link, now) / link.rate_bps
         last_s = _MARGIN_S + QUEUE_S / 5 + packet_s * _doubt(link)
@@ -160,6 +201,15 @@ def expects_loss(link: LinkEstimate, packets: float) -> bool:
 def feared_loss(link: LinkEstimate) -> float:
     """Share of many packets that a plan keeps bytes for."""
     return (1 - _DOUBT_OF_LOSS) * link.loss_rate + _DOUBT_OF_LOSS * link.loss_at_most
+
+
+def asks_early(link: LinkEstimate, packet_bytes: int, packets: int) -> bool:
+    """Whether to ask after so many packets since the last question, rather than wait for what is told unasked.
+
+    On a fast link the receiver tells too seldom to show in time that nothing gets lost.
+    """
+    told_packets = link.rate_bps / 8 * 2 * _HEARD_S / packet_bytes
+    return link.loss_at_most >= MAY_LOSE_PACKETS and packets >= _EARLY_PACKETS and told_packets > packets
 
 
 def window_bytes(link: LinkEstimate, packet_bytes: int) -> float:

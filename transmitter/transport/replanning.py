@@ -63,8 +63,10 @@ class Replanning:
     def __init__(self, settings: SenderSettings, now: float) -> None:
         self._settings = settings
         self._hurry = settings.deadline_s is not None
-        self._replan_s = policy.USUAL_REPLAN_S
-        self._finer: set[int] = set()
+        self.replan_s = settings.replan_s
+        """Seconds that a plan is expected to take, by those of this transmission."""
+        self.finer: set[int] = set()
+        """Revisions that only show more finely what is shown without them."""
         self._asked_finer = self._left_out = False
         self._asked_s: float | None = None
         self._asked_bytes = 0.0
@@ -106,14 +108,14 @@ class Replanning:
             now: when that is.
         """
         assert self._asked_s is not None
-        self._replan_s += (now - self._asked_s - self._replan_s) / 2
+        self.replan_s += (now - self._asked_s - self.replan_s) / 2
         self._asked_s, self._after_s = None, now + link.round_trip_s + policy.QUEUE_S
         self._refused_bytes = self._asked_bytes if revision is None else None
         if revision is not None:
             self._left_out = revision.expected < handed_over
-            self._finer |= {revision.number} if self._asked_finer else set()
+            self.finer |= {revision.number} if self._asked_finer else set()
         if revision is None:
-            self._after_s = max(self._after_s, now + 2 * self._replan_s)
+            self._after_s = max(self._after_s, now + 2 * self.replan_s)
 
     def forgotten(self, now: float) -> bool:
         """Whether nobody is going to answer any more; then nothing is outstanding."""
@@ -121,6 +123,10 @@ class Replanning:
             return False
         self._asked_s, self._after_s = None, math.inf
         return True
+
+    def promised_bytes(self, now: float) -> float:
+        """Bytes that must be left for a plan that is being made; 0 where nothing waits for it."""
+        return self._asked_bytes if self.pauses(now) else 0.0
 
     def pauses(self, now: float) -> bool:
         """Whether the rest waits for the new plan; where time is short, nothing does."""
@@ -135,7 +141,7 @@ class Replanning:
     def enough_time(self, link: LinkEstimate, now: float) -> bool:
         """Whether a plan that is asked for soon could still be sent before the deadline."""
         rest_s = policy.rounds_left(self._settings, link, now) * (link.round_trip_s + policy.QUEUE_S)
-        return self._hurry and rest_s > self._replan_s + link.round_trip_s + 2 * policy.QUEUE_S
+        return self._hurry and rest_s > self.replan_s + link.round_trip_s + 2 * policy.QUEUE_S
 
     # ---- where time is short -----------------------------------------------------------------------
 
@@ -147,10 +153,10 @@ class Replanning:
         left = self._settings.budget_bytes - ledger.sent_bytes - policy.POLL_SPARE_BYTES
         again = link.loss_rate * ledger.unresolved_bytes
         arrives = policy.share_that_counts(self._settings, link, now)
-        finer = sum(len(entry.data) for entry in ledger.open_entries() if entry.revision in self._finer)
+        finer = sum(len(entry.data) for entry in ledger.open_entries() if entry.revision in self.finer)
         needed = ledger.open_bytes - finer
         affordable = max(min(left, careful) - again, 0.0) * arrives
-        meanwhile = link.rate_bps / 8 * self._replan_s
+        meanwhile = link.rate_bps / 8 * self.replan_s
         total = ledger.arrived_bytes + ledger.unresolved_bytes + ledger.open_bytes + ledger.unfit_bytes
         if needed <= _FITS * affordable:
             later = min(left - needed / arrives, carried - max(needed, meanwhile)) - again

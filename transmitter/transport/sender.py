@@ -70,13 +70,15 @@ class Sender:
         self.wake_s = now
         self._settings, self._id = settings, transmission_id
         self._ledger, self._link = Ledger(), LinkView(link, now)
-        self._holding = Holding(settings, self._ledger, self._link)
-        self._ledger.add(first)
         self._replanning = Replanning(settings, now)
+        self._holding = Holding(settings, self._ledger, self._link, self._replanning.finer, now)
+        self._ledger.add(first)
+        if settings.closed_loop:  # a plan may need all of a tight budget
+            self._holding.kept_bytes = min(max(settings.budget_bytes - first.wire_bytes, 0), POLL_BYTES)
         self._asking = Asking(hurry=settings.deadline_s is not None)
         self._protection = Protection(transmission_id, settings.packet_bytes)
         self._copies = [policy.header_copies(settings, link, now)]
-        self._polls = 0
+        self._polls = self._asked_packets = 0
         self._rejoining = False
         self._held: Hold | None = Hold.NOTHING
         self._note()
@@ -119,7 +121,7 @@ class Sender:
     def wanted(self, now: float) -> RevisionWanted | None:
         """Asks for a new plan; until `revise` brings it, not again."""
         prospect = self._wish(now)
-        if prospect is None:
+        if prospect is None or not (self._hurry or self._holding.blind or not self._ledger.unresolved_packets):
             return None
         budget = self._replanning.ask(prospect, now)
         self._ledger.keep_only(prospect.committed_bytes)
@@ -145,6 +147,7 @@ class Sender:
 
     def reconnected(self, now: float) -> None:
         """A new stream to the receiver stands; what was in flight may have been lost with the old one."""
+        self._holding.kept_bytes = 0
         if self.done and not (self._closed and self._left >= POLL_BYTES):
             return
         # Even with nothing more to send: only an answer tells what is left of what was sent.
@@ -167,6 +170,11 @@ class Sender:
         return self._link.evidence
 
     @property
+    def replan_s(self) -> float:
+        """What a new plan takes, by those that were made."""
+        return self._replanning.replan_s
+
+    @property
     def acknowledged(self) -> Acknowledged:
         """What feedback has told of."""
         return Acknowledged(self._ledger.arrived_bytes, self._ledger.arrived_patches)
@@ -180,18 +188,18 @@ class Sender:
 
     def _next(self, now: float, room_bytes: int) -> bytes | None:
         """The next packet, if any may go."""
-        if self._rejoining and self._poll_due(Hold.NOTHING, now, room_bytes):
-            return self._poll(now)
         if self._rejoining:
-            return None
-        entry = self._next_entry()
+            return self._poll(now) if self._poll_due(Hold.NOTHING, now, room_bytes) else None
+        if self._asks_early(room_bytes):
+            return self._poll(now)
+        entry = self._next_entry(now)
         if self._closed and (entry is None or not self._joins_block(entry, now)):
             self._protection.end_block(self._link.estimate)
         if self._protection.ready is not None:
             return self._repair(now, room_bytes)
-        self._held = self._holding.why_not(entry, now, room_bytes, pauses=self._replanning.pauses(now))
+        self._held = self._holding.why_not(entry, now, room_bytes, self._replanning.promised_bytes(now))
         if self._held is None and entry is not None and entry.kind is PacketKind.PATCHES and self._waits_for_plan(now):
-            self._held = Hold.RESERVE
+            self._held = Hold.PAUSE
         if entry is not None and self._held is None:
             return self._hand(entry, now)
         saw = not self._holding.blind
@@ -199,14 +207,14 @@ class Sender:
             return self._poll(now)
         return self._next(now, room_bytes) if self._holding.blind and saw else None
 
-    def _next_entry(self) -> Entry | None:
+    def _next_entry(self, now: float) -> Entry | None:
         """The most important packet that the bytes suffice for."""
         copy = self._due_copy()
         if copy is not None and len(copy.data) <= self._left:
             return copy
         while (entry := self._ledger.next_open()) is not None and len(entry.data) > self._left:
             self._ledger.give_up(entry)
-        return entry
+        return entry or self._spare_copy(now)
 
     def _due_copy(self) -> Entry | None:
         """A header once more, before anything is known, with some packets between."""
@@ -215,6 +223,16 @@ class Sender:
                 if entry.state is State.FLYING and entry.sends < copies and self._far_enough(entry):
                     return entry
         return None
+
+    def _spare_copy(self, now: float) -> Entry | None:
+        """Of the last packets one once more, where the bytes that are left are of no other use."""
+        ledger, link = self._ledger, self._link.estimate
+        if self._hurry or not self._closed or self._replanning.outstanding or self._answer_matters(now):
+            return None
+        if not policy.expects_loss(link, ledger.unresolved_packets):
+            return None
+        fitting = (entry for entry in reversed(ledger.sent_once()) if len(entry.data) <= self._left)
+        return min(fitting, key=lambda entry: (entry.kind is not PacketKind.HEADER, -entry.revision), default=None)
 
     def _far_enough(self, entry: Entry) -> bool:
         """Whether enough packets lie between, so that one row of losses does not take both."""
@@ -239,6 +257,7 @@ class Sender:
         packet = Packet(PacketKind.POLL, self._id, self._polls, b"").to_bytes()
         self._ledger.hand_other((PacketKind.POLL, 0, self._polls), len(packet), now)
         self._polls += 1
+        self._asked_packets = self.stats.sent_packets
         self.stats.poll_bytes += len(packet)
         self._sent(len(packet), now)
         self._asking.asked(now, self._timeout_s(now))
@@ -298,6 +317,14 @@ class Sender:
         asks = (ends or hold is Hold.PAUSE) and last is not None and last.entry is not None
         return asks and self._answer_matters(now)
 
+    def _asks_early(self, room_bytes: int) -> bool:
+        """Whether to ask while there is more to send."""
+        if self._hurry or not self._closed or self._holding.blind or not self._ledger.open_bytes:
+            return False
+        packets = self.stats.sent_packets - self._asked_packets
+        early = policy.asks_early(self._link.estimate, self._settings.packet_bytes, packets)
+        return early and min(self._left - policy.POLL_SPARE_BYTES, room_bytes) >= POLL_BYTES
+
     def _run_out(self, now: float, room_bytes: int) -> bool:
         """No answer came in time; whether to ask (again)."""
         ledger, asking = self._ledger, self._asking
@@ -321,7 +348,9 @@ class Sender:
         """Nothing will be heard any more: the rest is sent, the headers that may be missing several times."""
         self._holding.blind, self._asking.due_s = True, math.inf
         needed = policy.sends_needed(self._link.estimate.loss_at_most, policy.NO_HEADER)
-        self._copies = [max(copies, needed) for copies in self._copies]
+        # Those that went before the silence may have been lost with the answers.
+        sends = (max(entry.sends for entry in header) for header in self._ledger.headers)
+        self._copies = [max(copies, before + needed - 1) for copies, before in zip(self._copies, sends, strict=True)]
 
     @property
     def _was_asked(self) -> bool:
@@ -349,7 +378,7 @@ class Sender:
 
     def _waits_for_plan(self, now: float) -> bool:
         """Whether too much was lost for what is left, and all of it is to be planned again."""
-        if self._hurry or not self._ledger.lost_packets:
+        if self._hurry or not (self._ledger.lost_packets or self._ledger.went_down):
             return False
         prospect = self._wish(now)
         return prospect is not None and prospect.short
@@ -393,7 +422,8 @@ class Sender:
             return True
         if self._replanning.outstanding or self._rejoining or self._ledger.open_bytes or not self._protection.idle:
             return False
-        if self._ledger.unresolved_packets and not self._holding.blind and self._answer_matters(now):
+        awaits = self._ledger.unresolved_packets and not self._holding.blind and self._answer_matters(now)
+        if awaits or self._spare_copy(now) is not None:
             return False
         if len(self._ledger.revisions) < _FINER_PLANS and self._replanning.enough_time(self._link.estimate, now):
             return self._holding.blind

@@ -28,7 +28,6 @@ from shared.codec.entropy.lossy_model import LossyModel
 from shared.codec.entropy.symbols import SymbolReader, SymbolWriter
 from shared.codec.entropy.weights import load_lossy
 from shared.entropy_level_map import weights_hash as level_map_hash
-from shared.errors import StreamError
 from shared.patches import PATCH_SIZE, PatchGrid
 
 ENTROPY_CODEC: Final = 2
@@ -43,6 +42,7 @@ MAX_BODY_PATCHES: Final = 32_767
 _CUT: Final = 0x8000
 _CODED: Final = b"\0"
 _RAW: Final = b"\1"
+_PATCH_SHAPE: Final = (PATCH_SIZE, PATCH_SIZE, 3)
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,7 @@ class Scene:
 
     def context(self, runs: Sequence[Run]) -> PatchContext:
         """The runs' patches, one after another, each run a packet."""
-        numbers = np.concatenate([run.numbers for run in runs])
-        packets = np.repeat(np.arange(len(runs)), [len(run.numbers) for run in runs])
+        numbers, packets = _numbers_and_packets(runs)
         rows, columns = np.divmod(numbers, self.grid.columns)
         qualities = self.qualities(numbers).astype(np.int64)
         return PatchContext(rows, columns, qualities, self.means[numbers], packets)
@@ -137,13 +136,14 @@ class EntropyCodec:
         measure = self.lossy.measure(coefficients[numbers], scene.context(runs), price)
         return MeasuredRuns(tuple(COUNT_BYTES + size for size in measure.body_bytes), measure.bits)
 
-    def encode_exact(self, scene: Scene, run: Run, patches: UInt8Array) -> bytes:
-        """Codes a run of exact patches; `patches` are the picture's, (grid.count, 8, 8, 3)."""
-        writer = SymbolWriter()
-        rows, columns = np.divmod(run.numbers, scene.grid.columns)
-        self.exact.encode(patches[run.numbers], rows, columns, writer)
-        coded, raw = writer.to_bytes(), patches[run.numbers].tobytes()
-        return _body(run, _CODED + coded if len(coded) < len(raw) else _RAW + raw)
+    def encode_exact(self, scene: Scene, runs: Sequence[Run], patches: UInt8Array) -> list[bytes]:
+        """Codes runs of exact patches, at least one; `patches` are the picture's, (grid.count, 8, 8, 3)."""
+        writers = [SymbolWriter() for _ in runs]
+        numbers, packets = _numbers_and_packets(runs)
+        rows, columns = np.divmod(numbers, scene.grid.columns)
+        self.exact.encode_together(patches[numbers], rows, columns, packets, writers)
+        pairs = zip(runs, writers, strict=True)
+        return [_body(run, _shorter(writer.to_bytes(), patches[run.numbers].tobytes())) for run, writer in pairs]
 
     def decode(self, scene: Scene, bodies: Sequence[tuple[int, bytes]]) -> tuple[UInt8Array, Int16Array]:
         """Decodes what arrived; bodies that make no sense count as lost.
@@ -158,29 +158,35 @@ class EntropyCodec:
         patches = np.zeros((scene.grid.count, PATCH_SIZE, PATCH_SIZE, 3), np.uint8)
         qualities = np.full(scene.grid.count, QUALITY_SKIPPED, np.int16)
         found = [(run, body[COUNT_BYTES:]) for first, body in bodies if (run := run_of(scene, first, body))]
-        for run, string in found:
-            if scene.levels[run.numbers[0]] == EXACT:
-                self._decode_exact(scene, run, string, patches, qualities)
+        exact = [(run, string) for run, string in found if scene.levels[run.numbers[0]] == EXACT]
+        for batch in _batches(exact):
+            self._decode_exact(scene, batch, patches, qualities)
         lossy = [(run, string) for run, string in found if scene.levels[run.numbers[0]] != EXACT]
         for batch in _batches(lossy):
             self._decode_lossy(scene, batch, patches, qualities)
         return patches, qualities
 
-    def _decode_exact(self, scene: Scene, run: Run, string: bytes, patches: UInt8Array, qualities: Int16Array) -> None:
-        try:
-            patches[run.numbers] = self._exact_patches(scene, run, string)
-        except StreamError:
-            return
-        qualities[run.numbers] = scene.qualities(run.numbers)
+    def _decode_exact(
+        self, scene: Scene, batch: Sequence[tuple[Run, bytes]], patches: UInt8Array, qualities: Int16Array
+    ) -> None:
+        for run, string in batch:
+            if string[:1] == _RAW and len(string) == 1 + math.prod(_PATCH_SHAPE) * len(run.numbers):
+                patches[run.numbers] = np.frombuffer(string[1:], np.uint8).reshape(-1, *_PATCH_SHAPE)
+                qualities[run.numbers] = scene.qualities(run.numbers)
+        coded = [(run, string) for run, string in batch if string[:1] != _RAW]
+        if coded:
+            self._decode_coded_exact(scene, coded, patches, qualities)
 
-    def _exact_patches(self, scene: Scene, run: Run, string: bytes) -> UInt8Array:
-        shape = (len(run.numbers), PATCH_SIZE, PATCH_SIZE, 3)
-        if string[:1] == _RAW:
-            if len(string) != 1 + math.prod(shape):
-                raise StreamError("raw patches are of another size")
-            return np.frombuffer(string[1:], np.uint8).reshape(shape)
-        rows, columns = np.divmod(run.numbers, scene.grid.columns)
-        return self.exact.decode(rows, columns, SymbolReader(string[1:]))
+    def _decode_coded_exact(
+        self, scene: Scene, coded: Sequence[tuple[Run, bytes]], patches: UInt8Array, qualities: Int16Array
+    ) -> None:
+        numbers, packets = _numbers_and_packets([run for run, _ in coded])
+        rows, columns = np.divmod(numbers, scene.grid.columns)
+        readers = [SymbolReader(string[1:]) for _, string in coded]
+        found, damaged = self.exact.decode_together(rows, columns, packets, readers)
+        sound = ~np.isin(packets, list(damaged))
+        patches[numbers[sound]] = found[sound]
+        qualities[numbers[sound]] = scene.qualities(numbers[sound])
 
     def _decode_lossy(
         self, scene: Scene, batch: Sequence[tuple[Run, bytes]], patches: UInt8Array, qualities: Int16Array
@@ -240,6 +246,16 @@ def load_entropy_codec() -> EntropyCodec:
     (lossy, lossy_hash), exact = load_lossy(), load_lossless()
     hashes = lossy_hash + exact.weights_hash + level_map_hash()
     return EntropyCodec(lossy, exact, hashlib.sha256(hashes).digest()[:4])
+
+
+def _numbers_and_packets(runs: Sequence[Run]) -> tuple[Int64Array, Int64Array]:
+    """The runs' patches, one run after another, and which run each is of."""
+    packets = np.repeat(np.arange(len(runs)), [len(run.numbers) for run in runs])
+    return np.concatenate([run.numbers for run in runs]), packets
+
+
+def _shorter(coded: bytes, raw: bytes) -> bytes:
+    return _CODED + coded if len(coded) < len(raw) else _RAW + raw
 
 
 def _body(run: Run, string: bytes) -> bytes:

@@ -94,6 +94,7 @@ class PatchContext:
         shape = (len(self._used), self.count + 1, COEFFICIENTS)
         self._seen: Float32Array = np.zeros(shape, np.float32)
         self._places = _places(rows, columns)
+        self._beside = self._places_beside()
 
     def estimate(self, step: Step, targets: Int64Array) -> Float64Array:
         """(targets, group) what the coefficients are measured from: of the means a guess, of all others 0."""
@@ -105,8 +106,8 @@ class PatchContext:
         total = np.maximum(weights.sum(axis=0), 1)
         return np.asarray(self._background[targets] + np.floor((weights * errors).sum(axis=0) / total))
 
-    def features(self, step: Step, targets: Int64Array, estimate: Float64Array) -> Float64Array:
-        """(targets, inputs_of(group)) whole numbers of at most FEATURE_BOUND."""
+    def features(self, step: Step, targets: Int64Array, estimate: Float64Array) -> AnyArray:
+        """(targets, inputs_of(group)) float32 whole numbers of at most FEATURE_BOUND."""
         if step.group == 0:
             return self._features_of_means(step, targets, estimate)
         around = self._around(1, targets)
@@ -119,7 +120,7 @@ class PatchContext:
             *(seen[base + corner, MEANS : min(step.end, _CORNER_END)] for corner in around[_BESIDE:]),
             *self._circumstances(step, targets, around, around < self.count),
         ]
-        return np.concatenate(parts, axis=1, dtype=np.float64)
+        return np.concatenate(parts, axis=1, dtype=np.float32, casting="same_kind")
 
     def own_features(self, step: Step, part: slice, targets: Int64Array, estimate: Float64Array) -> Float64Array:
         """(targets, own) the targets' own coefficients of the step's parts before, from the (targets, group) estimate.
@@ -140,10 +141,20 @@ class PatchContext:
             self._known[targets] = True
             return
         for kind, width in enumerate(quantiser_steps()[self._used]):
-            steps = np.floor(values * (STEP_PARTS / width))
-            self._seen[kind, targets, part] = np.clip(steps, -FEATURE_BOUND, FEATURE_BOUND)
+            rows = self._beside[kind, targets] if len(self._used) > 1 else slice(None)
+            steps = np.floor(values[rows] * (STEP_PARTS / width))
+            self._seen[kind, targets[rows], part] = np.clip(steps, -FEATURE_BOUND, FEATURE_BOUND)
 
-    def _features_of_means(self, step: Step, targets: Int64Array, estimate: Float64Array) -> Float64Array:
+    def _places_beside(self) -> BoolArray:
+        """(kinds, n + 1) whether a patch is of that quantiser or beside one that is, which sees it in its own steps."""
+        beside = np.zeros((len(self._used), self.count + 1), np.bool_)
+        numbers = np.arange(self.count)
+        beside[self._kind, numbers] = True
+        for around in self._around(1, numbers) if len(self._used) > 1 and self.count else ():
+            beside[self._kind, around] = True
+        return beside
+
+    def _features_of_means(self, step: Step, targets: Int64Array, estimate: Float64Array) -> Float32Array:
         around = self._around(step.patches.distance, targets)
         known = self._known[around]
         width = self.step_widths[targets][:, None]
@@ -152,7 +163,7 @@ class PatchContext:
             _companded(np.floor((self._background[targets] - estimate) * STEP_PARTS / width)),
             *self._circumstances(step, targets, around, known),
         ]
-        return np.concatenate(parts, axis=1, dtype=np.float64)
+        return np.concatenate(parts, axis=1, dtype=np.float32, casting="same_kind")
 
     def _mean_differences(
         self, around: Int64Array, targets: Int64Array, origin: Float64Array, known: BoolArray

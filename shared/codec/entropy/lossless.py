@@ -10,7 +10,7 @@ Samples of all patches advance together, from a coarse lattice to every pixel, g
 n patches of a call may be any part of a picture; those of them that are neighbours help each other.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Final
 
 import numpy as np
 
-from shared.arrays import AnyArray, Float64Array, UInt8Array
+from shared.arrays import AnyArray, Float64Array, Int64Array, UInt8Array
 from shared.codec.entropy.exact import ExactNetwork
 from shared.codec.entropy.lossless_canvas import (
     CHANNELS,
@@ -30,9 +30,10 @@ from shared.codec.entropy.lossless_canvas import (
     to_planes,
 )
 from shared.codec.entropy.lossless_context import ACTIVITY_SHIFT, LOG_UNIT, Context, log2_of
+from shared.codec.entropy.lossless_layout import apart, batches
 from shared.codec.entropy.lossless_steps import KINDS, CornerStep, LatticeStep, inputs_of, steps
-from shared.codec.entropy.symbols import SymbolReader, SymbolTables, SymbolWriter
-from shared.errors import InvalidInputError, WeightsError
+from shared.codec.entropy.symbols import SymbolReader, SymbolTables, SymbolWriter, read_together, write_together
+from shared.errors import InvalidInputError, StreamError, WeightsError
 from shared.patches import PATCH_SIZE
 from shared.weights import default_path, read_weights, write_weights
 
@@ -116,6 +117,43 @@ class LosslessCoder:
 
         self._walk(Canvas(rows, columns), code)
 
+    def encode_together(
+        self,
+        patches: UInt8Array,
+        rows: AnyArray,
+        columns: AnyArray,
+        packets: Int64Array,
+        writers: Sequence[SymbolWriter],
+    ) -> None:
+        """As `encode` of each packet's patches, which is quicker than one packet after another.
+
+        Args:
+            patches: (n, 8, 8, 3) RGB.
+            rows: (n,) as for `encode`.
+            columns: (n,) likewise.
+            packets: (n,) number of each patch's packet, from 0, each after the other.
+            writers: one for each packet.
+
+        Raises:
+            InvalidInputError: shapes or places are not such.
+        """
+        truth = _Truth(patches, rows)
+        for share, canvas, owners in _canvases(rows, columns, packets):
+
+            def code(
+                step: CornerStep | LatticeStep,
+                channel: int,
+                prediction: Prediction,
+                share: Int64Array | slice = share,
+                owners: Int64Array = owners,
+            ) -> AnyArray:
+                samples = truth.of(step, channel, share)
+                residuals = samples - prediction.centres
+                write_together(writers, self.tables, residuals, prediction.numbers, _each(step, owners))
+                return samples
+
+            self._walk(canvas, code)
+
     def decode(self, rows: AnyArray, columns: AnyArray, reader: SymbolReader) -> UInt8Array:
         """Decodes what `encode` wrote for the same places.
 
@@ -126,14 +164,36 @@ class LosslessCoder:
             InvalidInputError: the places are not such.
             StreamError: no encoder wrote these symbols; other damage gives other patches.
         """
+        patches, damaged = self.decode_together(rows, columns, np.zeros(len(rows), np.int64), [reader])
+        if damaged:
+            raise StreamError("coded symbols are damaged")
+        return patches
 
-        def code(_: CornerStep | LatticeStep, channel: int, prediction: Prediction) -> AnyArray:
-            residuals = reader.read(self.tables, prediction.numbers)
-            return (prediction.centres + residuals).clip(LOWEST[channel], HIGHEST[channel])
+    def decode_together(
+        self, rows: AnyArray, columns: AnyArray, packets: Int64Array, readers: Sequence[SymbolReader]
+    ) -> tuple[UInt8Array, set[int]]:
+        """As `decode` of each packet's patches, which is quicker than one packet after another.
 
-        canvas = Canvas(rows, columns)
-        self._walk(canvas, code)
-        return to_patches(canvas.planes.reshape(CHANNELS, POSITIONS, -1)[..., canvas.cells].astype(np.int16))
+        Returns:
+            (n, 8, 8, 3) RGB, and the packets whose symbols no encoder wrote; their patches are worth nothing.
+
+        Raises:
+            InvalidInputError: the places are not such.
+        """
+        patches = np.zeros((len(rows), PATCH_SIZE, PATCH_SIZE, CHANNELS), np.uint8)
+        damaged: set[int] = set()
+        for share, canvas, owners in _canvases(rows, columns, packets):
+
+            def code(
+                step: CornerStep | LatticeStep, channel: int, prediction: Prediction, owners: Int64Array = owners
+            ) -> AnyArray:
+                residuals = _read_sound(readers, self.tables, prediction.numbers, _each(step, owners), damaged)
+                return (prediction.centres + residuals).clip(LOWEST[channel], HIGHEST[channel])
+
+            self._walk(canvas, code)
+            planes = canvas.planes.reshape(CHANNELS, POSITIONS, -1)
+            patches[share] = to_patches(planes[..., canvas.cells].astype(np.int16))
+        return patches, damaged
 
     def code_bits(self, patches: UInt8Array, rows: AnyArray, columns: AnyArray) -> Float64Array:
         """What `encode` would take for each patch, without writing anything.
@@ -183,9 +243,43 @@ class _Truth:
             )
         self._planes = to_planes(patches)
 
-    def of(self, step: CornerStep | LatticeStep, channel: int) -> AnyArray:
-        samples = self._planes[channel][list(step.positions)][:, step.patches]
+    def of(self, step: CornerStep | LatticeStep, channel: int, share: Int64Array | slice = slice(None)) -> AnyArray:
+        """A step's samples, where its canvas has but a share of the patches."""
+        samples = self._planes[channel][list(step.positions)][:, share][:, step.patches]
         return np.asarray(samples.ravel(), np.int32)
+
+
+def _canvases(
+    rows: AnyArray, columns: AnyArray, packets: Int64Array
+) -> Iterator[tuple[Int64Array | slice, Canvas, Int64Array]]:
+    """One after another: which patches, a canvas for them, and the packet of each."""
+    if packets.max(initial=0) == 0:
+        yield slice(None), Canvas(rows, columns), packets
+        return
+    for numbers in batches(rows, columns, packets):
+        share = np.flatnonzero((packets >= numbers.start) & (packets < numbers.stop))
+        owners = packets[share]
+        places = apart(rows[share], columns[share], owners - numbers.start)
+        yield share, Canvas(*places, owners), owners
+
+
+def _each(step: CornerStep | LatticeStep, owners: Int64Array) -> Int64Array:
+    """The packet of each of a step's samples."""
+    return np.tile(owners[step.patches], len(step.positions))
+
+
+def _read_sound(
+    readers: Sequence[SymbolReader], tables: SymbolTables, numbers: AnyArray, owners: Int64Array, damaged: set[int]
+) -> Int64Array:
+    """Values of packets that are not damaged, 0 of the others; notes those that turn out to be."""
+    if not damaged:
+        values, found = read_together(readers, tables, numbers, owners)
+    else:
+        sound = ~np.isin(owners, list(damaged))
+        values = np.zeros(len(numbers), np.int64)
+        values[sound], found = read_together(readers, tables, numbers[sound], owners[sound])
+    damaged.update(found)
+    return values
 
 
 def _predict(network: ExactNetwork, context: Context, channel: int) -> Prediction:

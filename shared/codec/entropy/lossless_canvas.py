@@ -41,12 +41,13 @@ class Canvas:
     Args:
         rows: (n,) row of each patch in the grid, at least 0.
         columns: (n,) column, likewise; no patch twice.
+        owners: (n,) from 0; patches of different owners lie apart and know nothing of each other. None: all are one's.
 
     Raises:
         InvalidInputError: the places are not such, or span more than MAX_CELLS.
     """
 
-    def __init__(self, rows: AnyArray, columns: AnyArray) -> None:
+    def __init__(self, rows: AnyArray, columns: AnyArray, owners: AnyArray | None = None) -> None:
         self.rows, self.columns = _from_the_corner(rows), _from_the_corner(columns)
         if self.rows.shape != self.columns.shape:
             raise InvalidInputError("rows", "are not as many as columns")
@@ -66,6 +67,14 @@ class Canvas:
         )
         """(4, n) 1 where the neighbour on that side is not in the set."""
         self._guessed = self._guesses(present)
+        self._owners: Int64Array | None = None
+        if owners is not None:
+            self._owners = np.full(self.area, -1, np.int64)
+            self._owners[self.cells] = owners
+
+    def related(self, cells: Int64Array, sites: Int64Array) -> AnyArray:
+        """(neighbours, n) whether patches of these cells and of the (n,) sites have the same owner."""
+        return np.array(True) if self._owners is None else self._owners[cells] == self._owners[sites]
 
     @property
     def area(self) -> int:

@@ -84,6 +84,7 @@ class CornerStep:
         y, x = (places[None] + around[:, axis, None] for axis, places in enumerate((rows, columns)))
         seen = self._known[y + _MARGIN, x + _MARGIN]
         cells = np.where(seen, y * self._canvas.width + x, 0)
+        seen &= self._canvas.related(cells, sites)
         seen = seen.astype(np.float32)
         own = self._canvas.planes[channel].take(cells)
         reference = mean_of_known(own, seen, 128.0 if channel == 0 else 0.0)

@@ -47,7 +47,7 @@ _MOST_SHARE: Final = 4_096
 class Predictor(Protocol):
     """What a group's coefficients are likely to be."""
 
-    def shared(self, group: int, features: Float64Array) -> AnyArray:
+    def shared(self, group: int, features: AnyArray) -> AnyArray:
         """What the predictions of all parts of a group have in common.
 
         Args:

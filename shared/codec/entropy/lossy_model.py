@@ -17,14 +17,14 @@ from typing import Final
 import numpy as np
 
 from shared.arrays import AnyArray, BoolArray, Float32Array, Float64Array, Int64Array
-from shared.codec.entropy.choosing import Chooser, rows_by_packet
+from shared.codec.entropy.choosing import Chooser
 from shared.codec.entropy.context import QUALITIES, PatchContext, inputs_of
 from shared.codec.entropy.lossy import SCALES, Prediction, run
 from shared.codec.entropy.part_network import PartNetwork
 from shared.codec.entropy.schedule import GROUP_ENDS, GROUPS, parts_of
-from shared.codec.entropy.symbols import SymbolCosts, SymbolReader, SymbolTables
+from shared.codec.entropy.symbols import SymbolCosts, SymbolReader, SymbolTables, read_together
 from shared.codec.entropy.transform import PatchTransform
-from shared.errors import StreamError, WeightsError
+from shared.errors import WeightsError
 
 QUALITY_BAND: Final = 16
 """Quantisers that share a factor of `Estimates`."""
@@ -120,7 +120,7 @@ class LossyModel:
         if len(self.tables.frequencies) != GROUPS * SCALES or self.shrink.shape != (2, GROUPS * SCALES, 3):
             raise WeightsError("there are not as many tables as groups and scales")
 
-    def shared(self, group: int, features: Float64Array) -> AnyArray:
+    def shared(self, group: int, features: AnyArray) -> AnyArray:
         """See `lossy.Predictor`."""
         return self.networks[group].shared(features)
 
@@ -139,7 +139,7 @@ class LossyModel:
             price: squared quantiser steps that a bit is worth; 0 for the least error.
         """
         chooser = self.choose(coefficients, context, price)
-        bodies = tuple(chooser.body(number, self.tables) for number in range(chooser.packets))
+        bodies = chooser.bodies(self.tables)
         _drop_beyond(context.values[:-1], chooser.groups[context.packets])
         return LossyEncoding(bodies, context.values[:-1], chooser.bits)
 
@@ -208,26 +208,21 @@ class _Reader:
         self.groups[self.damaged] = 0
         self._ended = self.damaged.copy()
         self._readers = [SymbolReader(body[1:]) for body in bodies]
-        self._rows: dict[int, Int64Array] = {}
 
     def __call__(self, prediction: Prediction) -> Int64Array:
-        if prediction.part == prediction.step.parts[0]:
-            self._rows = rows_by_packet(self._context.packets[prediction.targets])
-        residuals, tables = np.zeros(prediction.scales.shape, np.int64), prediction.tables
-        for packet, rows in self._rows.items():
-            if not self._ended[packet]:
-                residuals[rows] = self._read(packet, tables[rows])
+        packets = self._context.packets[prediction.targets]
+        rows = np.flatnonzero(~self._ended[packets])
+        residuals, shape = np.zeros(prediction.scales.shape, np.int64), (len(rows), prediction.scales.shape[1])
+        owners, tables = packets[rows].repeat(shape[1]), prediction.tables[rows].ravel()
+        values, damaged = read_together(self._readers, self._model.tables, tables, owners)
+        residuals[rows] = values.reshape(shape)
+        self._end(damaged)
+        residuals[self._ended[packets]] = 0
         return residuals
 
-    def _read(self, packet: int, tables: Int64Array) -> Int64Array:
-        reader = self._readers[packet]
-        try:
-            residuals = reader.read(self._model.tables, tables.ravel()).reshape(tables.shape)
-        except StreamError:
-            self._ended[packet] = True
-            self.damaged[packet] = not self._cut[packet]
-            return np.zeros(tables.shape, np.int64)
-        if self._cut[packet] and reader.exhausted:
-            self._ended[packet] = True
-            residuals[:] = 0
-        return residuals
+    def _end(self, damaged: list[int]) -> None:
+        """Notes which packets have no more to tell."""
+        self._ended[damaged] = True
+        self.damaged[damaged] = ~self._cut[damaged]
+        for packet in np.flatnonzero(self._cut & ~self._ended):
+            self._ended[packet] = self._readers[packet].exhausted

@@ -97,7 +97,7 @@ class PartNetwork:
         columns = np.split(all_columns, np.cumsum(widths)[:-1])
         return [(ALWAYS * part[0], np.ascontiguousarray(part[1:])) for part in columns]
 
-    def shared(self, features: Float64Array) -> AnyArray:
+    def shared(self, features: AnyArray) -> AnyArray:
         """(n, units) sums of (n, inputs) features, whole numbers up to FEATURE_BOUND."""
         weights, bias = self._shared
         sums: AnyArray = product(features.astype(self._dtype, copy=False), weights)

@@ -6,7 +6,7 @@ call is coded table by table: both sides know the table numbers, and one call of
 symbols of a table. After them come the values that escaped, in Elias' gamma code.
 """
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
@@ -15,7 +15,7 @@ import constriction
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.arrays import AnyArray, Float32Array, Float64Array, Int64Array
+from shared.arrays import AnyArray, Float64Array, Int64Array
 from shared.errors import InvalidInputError, StreamError, WeightsError
 
 FREQUENCY_TOTAL: Final = 1 << 20
@@ -32,6 +32,7 @@ _RangeDecoder: Final[Any] = constriction.stream.queue.RangeDecoder
 
 _WORD_BYTES: Final = 4
 _MAX_TABLES: Final = 1 << 16
+_SHORT: Final = 1 << 16
 _GAMMA_SIZES: Final = 16  # lengths of an escaped excess in bits, 1 to 16
 
 # Each length half as likely as the one before, as in Elias' gamma code.
@@ -70,22 +71,19 @@ class SymbolCosts:
         bits: Float64Array = self.bits.ravel()[np.asarray(numbers, np.int64) * self.bits.shape[1] + columns]
         escaped = columns == 2 * self.reach + 1
         if escaped.any():
-            bits[escaped] += 2 * _sizes(_excess(np.asarray(symbols)[escaped], self.reach))
+            bits[escaped] += 2 * excess_sizes(_excess(np.asarray(symbols)[escaped], self.reach))
         return bits
 
-    def magnitude_bits(self, magnitudes: Int64Array, numbers: Int64Array) -> Float32Array:
-        """As `code_bits` of values of 0 and more, in single precision and less time."""
-        # The column of the escape follows that of the greatest value.
-        columns = np.minimum(magnitudes, self.reach + 1)
-        bits: Float32Array = self._single.take(numbers * self.bits.shape[1] + (columns + self.reach))
-        escaped = columns > self.reach
-        if escaped.any():
-            bits[escaped] += (2 * _sizes(magnitudes[escaped] - self.reach)).astype(np.float32)
+    def sparse_bits(self, symbols: Int64Array, numbers: Int64Array) -> Float64Array:
+        """As `code_bits`, quickly where most of the symbols are 0."""
+        bits: Float64Array = self._bits_of_zero[numbers]
+        some = np.nonzero(symbols)
+        bits[some] = self.code_bits(symbols[some], numbers[some])
         return bits
 
     @cached_property
-    def _single(self) -> Float32Array:
-        return self.bits.astype(np.float32).ravel()
+    def _bits_of_zero(self) -> Float64Array:
+        return np.ascontiguousarray(self.bits[:, self.reach])
 
 
 @dataclass(frozen=True)
@@ -123,15 +121,24 @@ class SymbolTables:
         return self.costs.code_bits(symbols, numbers)
 
     @cached_property
-    def _models(self) -> dict[int, Any]:
-        return {}
+    def models(self) -> dict[int, Any]:
+        """The range coder's model of each table, made when first asked for."""
+        return _Models(self.frequencies)
 
-    def model(self, number: int) -> Any:
-        """The range coder's model of a table, made when first asked for."""
-        if number not in self._models:
-            row = np.asarray(self.frequencies[number] / np.float32(FREQUENCY_TOTAL), np.float32)
-            self._models[number] = _Categorical(row, perfect=False)
-        return self._models[number]
+
+class _Models(dict[int, Any]):
+    def __init__(self, frequencies: NDArray[np.uint32]) -> None:
+        super().__init__()
+        self._frequencies = frequencies
+
+    def __missing__(self, number: int) -> Any:
+        row = np.asarray(self._frequencies[number] / np.float32(FREQUENCY_TOTAL), np.float32)
+        model = self[number] = _Categorical(row, perfect=False)
+        return model
+
+
+_TableRun = tuple[int, int, int]
+"""Symbols that follow each other and share a table: its number, their start, their end."""
 
 
 class SymbolWriter:
@@ -151,20 +158,10 @@ class SymbolWriter:
         Raises:
             InvalidInputError: a value exceeds its table's reach by more than MAX_EXCESS.
         """
-        order, runs = _by_table(numbers)
-        symbols = np.asarray(symbols, np.int64)[order]
-        columns = _columns(symbols, tables.reach).astype(np.int32)
-        escaped = columns == 2 * tables.reach + 1
-        excess = _excess(symbols[escaped], tables.reach) if escaped.any() else None
-        if excess is not None and np.abs(excess).max() > MAX_EXCESS:
-            raise InvalidInputError("symbols", "a value is far out of its table's reach")
-        for number, start, end in runs:
-            self._encoder.encode(columns[start:end], tables.model(number))
-        if excess is not None:
-            self._write_excess(excess)
+        write_together([self], tables, symbols, numbers, np.zeros(len(numbers), np.int64))
 
     def _write_excess(self, excess: Int64Array) -> None:
-        magnitudes, sizes = np.abs(excess), _sizes(excess)
+        magnitudes, sizes = np.abs(excess), excess_sizes(excess)
         self._encoder.encode((sizes - 1).astype(np.int32), _SIZE_MODEL)
         self._encoder.encode((excess < 0).astype(np.int32), _SIGN_MODEL)
         long = sizes > 1
@@ -209,20 +206,21 @@ class SymbolReader:
         Raises:
             StreamError: no writer wrote these bytes.
         """
-        order, runs = _by_table(numbers)
-        columns = np.empty(len(order), np.int32)
-        try:
-            for number, start, end in runs:
-                columns[start:end] = self._decoder.decode(tables.model(number), end - start)
-            values = columns.astype(np.int64) - tables.reach
-            escaped = np.flatnonzero(columns == 2 * tables.reach + 1)
-            if len(escaped):
-                values[escaped] = self._read_excess(len(escaped), tables.reach)
-        except AssertionError as error:  # how the entropy coder says that no encoder wrote this
-            raise StreamError("coded symbols are damaged") from error
-        symbols = np.empty(len(order), np.int64)
-        symbols[order] = values
+        symbols, damaged = read_together([self], tables, numbers, np.zeros(len(numbers), np.int64))
+        if damaged:
+            raise StreamError("coded symbols are damaged")
         return symbols
+
+    def _read_columns(self, tables: SymbolTables, columns: AnyArray, runs: Sequence[_TableRun]) -> Int64Array:
+        """Reads some columns, which go from the first run's start to the last one's end, to (n,) values."""
+        decode, models = self._decoder.decode, tables.models
+        for number, start, end in runs:
+            columns[start:end] = decode(models[number], end - start)
+        values = columns[runs[0][1] : runs[-1][2]].astype(np.int64) - tables.reach
+        escaped = np.flatnonzero(values > tables.reach)
+        if len(escaped):
+            values[escaped] = self._read_excess(len(escaped), tables.reach)
+        return values
 
     def _read_excess(self, count: int, reach: int) -> Int64Array:
         sizes = self._decoder.decode(_SIZE_MODEL, count).astype(np.int64) + 1
@@ -233,6 +231,67 @@ class SymbolReader:
             magnitudes[long] += self._decoder.decode(_Uniform(), magnitudes[long].astype(np.int32))
         values: Int64Array = signs * (magnitudes + reach)
         return values
+
+
+def write_together(
+    writers: Sequence[SymbolWriter], tables: SymbolTables, symbols: AnyArray, numbers: AnyArray, owners: AnyArray
+) -> None:
+    """As `SymbolWriter.write` for several at once, which is quicker than one after another.
+
+    Args:
+        writers: each writes what is its own, in the order given.
+        tables: where the table numbers point.
+        symbols: (n,) integers; what a table does not reach escapes.
+        numbers: (n,) integers, 0 to tables - 1.
+        owners: (n,) integers, which writer writes each.
+
+    Raises:
+        InvalidInputError: a value exceeds its table's reach by more than MAX_EXCESS.
+    """
+    order, shares = _by_owner_and_table(numbers, owners)
+    symbols = np.asarray(symbols, np.int64)[order]
+    columns = _columns(symbols, tables.reach).astype(np.int32)
+    escaped = columns == 2 * tables.reach + 1
+    excess = _excess(symbols, tables.reach) if escaped.any() else None
+    if excess is not None and np.abs(excess[escaped]).max() > MAX_EXCESS:
+        raise InvalidInputError("symbols", "a value is far out of its table's reach")
+    models = tables.models
+    for owner, runs in shares:
+        encode = writers[owner]._encoder.encode
+        for number, start, end in runs:
+            encode(columns[start:end], models[number])
+        if excess is not None:
+            own = slice(runs[0][1], runs[-1][2])
+            if escaped[own].any():
+                writers[owner]._write_excess(excess[own][escaped[own]])
+
+
+def read_together(
+    readers: Sequence[SymbolReader], tables: SymbolTables, numbers: AnyArray, owners: AnyArray
+) -> tuple[Int64Array, list[int]]:
+    """As `SymbolReader.read` for several at once, which is quicker than one after another.
+
+    Args:
+        readers: each reads what is its own.
+        tables: the tables that the values were written with.
+        numbers: (n,) integers, as they were written.
+        owners: (n,) integers, which reader reads each.
+
+    Returns:
+        (n,) values, and the owners whose bytes no writer wrote: their values are 0.
+    """
+    order, shares = _by_owner_and_table(numbers, owners)
+    columns = np.empty(len(order), np.int32)
+    values = np.zeros(len(order), np.int64)
+    damaged = []
+    for owner, runs in shares:
+        try:
+            values[runs[0][1] : runs[-1][2]] = readers[owner]._read_columns(tables, columns, runs)
+        except AssertionError:  # how the entropy coder says that no encoder wrote this
+            damaged.append(owner)
+    symbols = np.empty_like(values)
+    symbols[order] = values
+    return symbols, damaged
 
 
 def fit_frequencies(counts: AnyArray, prior: float = 0.5) -> NDArray[np.uint32]:
@@ -265,16 +324,25 @@ def _spread(counts: Float64Array) -> Float64Array:
     return np.asarray(0.5 * blurred / np.maximum(total, 1e-9) + 0.5 / counts.shape[1])
 
 
-def _by_table(numbers: AnyArray) -> tuple[Int64Array, Iterator[tuple[int, int, int]]]:
-    """The order in which symbols are coded, and each table's number, start and end therein."""
-    short = np.asarray(numbers).astype(np.uint16)
+def _by_owner_and_table(numbers: AnyArray, owners: AnyArray) -> tuple[Int64Array, list[tuple[int, list[_TableRun]]]]:
+    """The order in which symbols are coded, by owner and then by table, and each owner's runs of one table therein."""
+    if not len(numbers):
+        return np.zeros(0, np.int64), []
+    numbers = np.asarray(numbers)
+    lowest = int(numbers.min())
+    span = int(numbers.max()) - lowest + 1
+    keys = owners * span + (numbers - lowest)
+    # Numbers of 16 bits are sorted in a time that grows with their count alone.
+    short = keys.astype(np.uint16) if int(keys.max()) < _SHORT else keys
     order = short.argsort(kind="stable")
     ordered = short[order]
-    if not len(order):
-        return order, iter(())
     edges = ((ordered[1:] != ordered[:-1]).nonzero()[0] + 1).tolist()
-    starts, ends = [0, *edges], [*edges, len(ordered)]
-    return order, zip(ordered[starts].tolist(), starts, ends, strict=True)
+    starts = [0, *edges]
+    shares: dict[int, list[_TableRun]] = {}
+    for key, start, end in zip(ordered[starts].tolist(), starts, [*edges, len(ordered)], strict=True):
+        owner, number = divmod(key, span)
+        shares.setdefault(owner, []).append((lowest + number, start, end))
+    return order, list(shares.items())
 
 
 def _columns(symbols: AnyArray, reach: int) -> Int64Array:
@@ -288,7 +356,7 @@ def _excess(escaped: AnyArray, reach: int) -> Int64Array:
     return np.asarray(values - reach * np.sign(values), np.int64)
 
 
-def _sizes(excess: Int64Array) -> Int64Array:
-    """Bits of each magnitude, 1 to 16."""
+def excess_sizes(excess: Int64Array) -> Int64Array:
+    """Bits of each magnitude beyond the reach, 1 to 16; it takes twice as many, less one, and one for its sign."""
     sizes: Int64Array = np.frexp(np.abs(excess).astype(np.float64))[1].astype(np.int64)
     return sizes
