@@ -14,10 +14,11 @@ from enum import Enum
 from itertools import pairwise
 from typing import Final
 
-from receiver.contract import ArrivedPatches, Layout, ReceiverCodec, ReceiverCodecs
+from receiver.contract import ArrivedPatches, Layout, Piece, ReceiverCodec, ReceiverCodecs
 from receiver.header import MAX_SECTION_BYTES, readable
 from receiver.repairs import Repairs
 from receiver.revision import OBJECT_BYTES, Revision
+from receiver.scans import OpenEnds
 from receiver.tally import Tally
 from shared.codec.registry import CodecEntry
 from shared.errors import PacketError, StreamError
@@ -64,6 +65,7 @@ class Assembly:
         self._codec: ReceiverCodec | None = None
         self._revisions: dict[int, Revision] = {}
         self._tally: Tally | None = None  # only where there is more than one revision to count over
+        self._open_ends = OpenEnds()
         self._repairs = Repairs()
         self._recovered: list[Packet] = []
         self._closed = False
@@ -76,9 +78,9 @@ class Assembly:
         """COMPLETE once every announced patch is there; after `close`, PARTIAL or (without header) FAILED.
 
         Where every patch is there but not all can be made sense of, nothing more will come: PARTIAL. A revision that
-        announces more makes it RECEIVING again.
+        announces more makes it RECEIVING again. Of patches that come in several scans, all scans must be there.
         """
-        if self.header is not None and sum(self.levels_received) == self.expected_patches:
+        if self.header is not None and sum(self.levels_received) == self.expected_patches and not self._open_ends:
             return ReportOutcome.PARTIAL if self.unreadable_patches else ReportOutcome.COMPLETE
         if not self._closed:
             return ReportOutcome.RECEIVING
@@ -140,15 +142,24 @@ class Assembly:
     def stored_bytes(self) -> int:
         """Memory that this transmission takes."""
         revisions = sum(revision.stored_bytes for revision in self._revisions.values())
-        return OBJECT_BYTES + revisions + self._repairs.stored_bytes + (self._tally.stored_bytes if self._tally else 0)
+        others = self._open_ends.stored_bytes + self._repairs.stored_bytes
+        return OBJECT_BYTES + revisions + others + (self._tally.stored_bytes if self._tally else 0)
 
     def snapshot(self) -> ArrivedPatches | None:
         """What the picture can be rebuilt from; None before the header of the first revision has arrived."""
         if self.header is None:
             return None
         first, *others = (self._revisions[number] for number in sorted(self._revisions))
-        later = (revision.snapshot(self.version) for revision in others if revision.kept_bytes)
-        return first.snapshot(self.version, tuple(later))
+        plans = (revision for revision in others if revision.kept_bytes and not revision.scan)
+        later = (revision.snapshot(self.version, self._scans_after(revision.number)) for revision in plans)
+        return first.snapshot(self.version, self._scans_after(0), tuple(later))
+
+    def _scans_after(self, number: int) -> tuple[tuple[Piece, ...], ...]:
+        """What arrived of the scans that go on where a revision ends."""
+        scans: list[tuple[Piece, ...]] = []
+        while (scan := self._revisions.get(number + 1 + len(scans))) is not None and scan.scan:
+            scans.append(scan.pieces)
+        return tuple(scans)
 
     def report(self, reconstruct_s: float) -> Report:
         """The answer to the transmitter; `reconstruct_s` is what the picture took."""
@@ -214,43 +225,58 @@ class Assembly:
             raise PacketError("too many headers at once")
 
     def _open(self, revision: Revision) -> None:
-        """Opens a revision whose header is whole; the first one then those that have waited for it."""
+        """Opens a revision whose header is whole, then those that have waited for it.
+
+        All wait for the first one, a scan also for the revision that it goes on with.
+        """
         try:
             section = revision.section()
             if section is None or (revision.number and self.header is None):
                 return
-            self._open_by(section, revision)
+            header, codec = readable(section, self.header, self._codecs)
+            if header.scan and not self._is_open(revision.number - 1):
+                return
+            self._open_by(section, revision, header, codec)
         except StreamError:
             self._forget_header(revision)
             raise
-        if not revision.number:
-            for number in sorted(self._revisions.keys() - {0}):
-                try:
+        waiting = [revision.number + 1] if revision.number else sorted(self._revisions.keys() - {0})
+        for number in waiting:
+            try:
+                if number in self._revisions and not self._is_open(number):
                     self._open(self._revisions[number])
-                except StreamError:
-                    continue  # without the first header nobody could tell that it was foreign
+            except StreamError:
+                continue  # without the one before, nobody could tell that it was foreign
+
+    def _is_open(self, number: int) -> bool:
+        return number in self._revisions and self._revisions[number].header is not None
 
     def _forget_header(self, revision: Revision) -> None:
         revision.forget_header()
         if revision.empty:
             del self._revisions[revision.number]
 
-    def _open_by(self, section: bytes, revision: Revision) -> None:
+    def _open_by(self, section: bytes, revision: Revision, header: StreamHeader, codec: ReceiverCodec) -> None:
         """Everything that can fail comes first, so that a bad header leaves no trace."""
-        header, codec = readable(section, self.header, self._codecs)
-        layout = Layout.of(codec.open(header), codec.entry)
+        if header.scan:
+            layout = self._revisions[revision.number - 1].layout
+        else:
+            layout = Layout.of(codec.open(header), codec.entry)
         if self.header is None:
             self.header, self._codec = header, codec
         revision.open(section, header, layout, codec)
         self._count(revision, codec, header.grid)
+        self._open_ends.arrive(revision, revision.pieces, self._revisions.get(revision.number + 1))
         self._recover(revision, slice(0, POSITIONS))
         self.version += 1
 
     def _count(self, revision: Revision, codec: ReceiverCodec, grid: PatchGrid) -> None:
-        """From the second revision on, patches are counted over all of them."""
+        """From the second plan on, patches are counted over all of them; a scan brings no patches of its own."""
+        if revision.scan:
+            return
         fresh = [revision]
         if self._tally is None:
-            fresh = [held for held in self._revisions.values() if held.header is not None]
+            fresh = [held for held in self._revisions.values() if held.header is not None and not held.scan]
             if len(fresh) == 1:
                 return
             self._tally = Tally(grid.count, codec.entry.levels)
@@ -279,11 +305,12 @@ class Assembly:
     def _place(self, revision: Revision, position: int, body: bytes) -> bool:
         """Puts patches where they belong, and what repair packets know then; whether anything was new."""
         pieces = revision.place(position, body)
-        for piece in pieces:
-            if self._tally is not None:
-                self._tally.arrive(revision.number, piece.place)
         if not pieces:
             return False
+        if self._tally is not None and not revision.scan:
+            for piece in pieces:
+                self._tally.arrive(revision.number, piece.place)
+        self._open_ends.arrive(revision, pieces, self._revisions.get(revision.number + 1))
         self.version += 1
         self._recover(revision, slice(pieces[0].first, pieces[-1].place.stop))
         return True

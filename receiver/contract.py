@@ -59,6 +59,8 @@ class Piece:
     """Their bytes."""
     sized: bool
     """Whether all patches take the same number of bytes, so that the piece can be cut between them."""
+    goes_on: bool = False
+    """Whether more of the same patches comes in the next scan."""
 
     @property
     def place(self) -> slice:
@@ -86,6 +88,8 @@ class ArrivedPatches:
     """Rises with every change."""
     later: tuple["ArrivedPatches", ...] = ()
     """What arrived of later revisions, rising; theirs are empty."""
+    scans: tuple[tuple[Piece, ...], ...] = ()
+    """What arrived of each scan that goes on where `pieces` end, in their order."""
 
     def decode(self) -> "DecodedPatches":
         """The patches as pixels, each from the revision that has it finest."""
@@ -174,6 +178,11 @@ class ReceiverCodec(Protocol):
         Raises:
             StreamError: the header is damaged or forged.
         """
+        ...
+
+    @property
+    def scans(self) -> bool:
+        """Whether its bodies may come in several scans; `pieces` and `decode` then know of them."""
         ...
 
     def order(self, levels: UInt8Array, grid: PatchGrid) -> Int64Array:

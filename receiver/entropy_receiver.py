@@ -15,16 +15,25 @@ from typing import ClassVar, Final, Protocol
 import numpy as np
 
 from receiver.contract import ArrivedPatches, DecodedPatches, Layout, Piece, overlaid
-from receiver.whole_bodies import whole_body
+from receiver.whole_bodies import scanned, whole_body
 from shared.arrays import BoolArray, Int16Array, Int64Array, UInt8Array
 from shared.codec.entropy.background import GREY
-from shared.codec.entropy.codec import EntropyCodec, Scene, beginning, patches_in
-from shared.codec.entropy.levels import EXACT, LEVELS, QUALITY_EXACT, QUALITY_SKIPPED, SKIPPED, sending_order
+from shared.codec.entropy.codec import EntropyCodec, Scene, beginning, goes_on, joined, patches_in
+from shared.codec.entropy.context import QUALITIES
+from shared.codec.entropy.levels import (
+    EXACT,
+    LEVELS,
+    QUALITY_EXACT,
+    QUALITY_SKIPPED,
+    SKIPPED,
+    coarser_by,
+    sending_order,
+)
 from shared.codec.registry import ENTROPY, CodecEntry
 from shared.entropy_level_map import decode as decode_level_map
 from shared.entropy_level_map import encode as encode_level_map
 from shared.errors import StreamError
-from shared.packets import StreamHeader
+from shared.packets import MAX_REVISIONS, StreamHeader
 from shared.patches import PATCH_SIZE, PatchGrid
 
 _QUANTISER_BYTES: Final = 2  # base and spacing, before the level map proper
@@ -69,6 +78,7 @@ class EntropyReceiver:
     restorer: Restorer
 
     entry: ClassVar[CodecEntry] = ENTROPY
+    scans: ClassVar[bool] = True
 
     @property
     def weights_hash(self) -> bytes:
@@ -77,7 +87,7 @@ class EntropyReceiver:
 
     def open(self, header: StreamHeader) -> UInt8Array:
         """See the contract."""
-        if len(header.level_map) <= _QUANTISER_BYTES or header.level_map_table:
+        if len(header.level_map) <= _QUANTISER_BYTES or header.level_map_table >= MAX_REVISIONS:
             raise StreamError("level map is damaged")
         return decode_level_map(header.level_map[_QUANTISER_BYTES:], header.grid)
 
@@ -87,7 +97,7 @@ class EntropyReceiver:
 
     def pieces(self, layout: Layout, position: int, body: bytes) -> list[Piece]:
         """The body as it is."""
-        return whole_body(layout, position, body, patches_in(body))
+        return whole_body(layout, position, body, patches_in(body), goes_on=goes_on(body))
 
     def usable(self, layout: Layout, position: int, body: bytes) -> bytes:
         """The beginning of lossy patches tells all of them, more coarsely; that of exact ones is of no use."""
@@ -103,8 +113,11 @@ class EntropyReceiver:
         base, spacing = header.level_map[:_QUANTISER_BYTES]
         order, means = sending_order(planned, header.grid), self.codec.expected_means(colours)
         scene = Scene(header.grid, planned, base, spacing, order, means)
-        bodies = [(piece.first, piece.payload) for piece in arrived.pieces]
-        patches, qualities = self.codec.decode(scene, bodies)
+        bodies = list(scanned(arrived))
+        patches, qualities = self.codec.decode(scene, [(piece.first, joined(parts)) for piece, parts in bodies])
+        for piece, parts in bodies:
+            if goes_on(parts[-1]):
+                _coarsen(qualities, order[piece.place], len(parts), 1 + header.level_map_table)
         levels = np.where(qualities == QUALITY_SKIPPED, SKIPPED, planned).astype(np.uint8)
         return DecodedEntropy(self, header, patches, levels, qualities, colours)
 
@@ -142,6 +155,13 @@ class EntropyReceiver:
         patches, levels = np.zeros((count, PATCH_SIZE, PATCH_SIZE, 3), np.uint8), np.zeros(count, np.uint8)
         qualities, colours = np.full(count, QUALITY_SKIPPED, np.int16), np.full((count, 3), GREY, np.uint8)
         return DecodedEntropy(self, header, patches, levels, qualities, colours)
+
+
+def _coarsen(qualities: Int16Array, numbers: Int64Array, there: int, scans: int) -> None:
+    """Of patches whose later scans are missing, the quantiser that would show them about as well."""
+    told = qualities[numbers]
+    coarser = np.minimum(told + coarser_by(max(scans - there, 0), scans), QUALITIES - 1)
+    qualities[numbers] = np.where(told >= 0, coarser, told)
 
 
 def _at_least_as_fine(qualities: Int16Array, others: Int16Array) -> BoolArray:

@@ -106,6 +106,8 @@ def readable(section: bytes, first: StreamHeader | None, codecs: ReceiverCodecs)
     codec = codecs.get(header.codec)
     if codec is None or header.weights_hash != codec.weights_hash:
         raise StreamError(f"codec {header.codec} with weights {header.weights_hash.hex()} is not known here")
+    if header.scan and (first is None or header.level_map or not codec.scans):
+        raise StreamError("header announces a scan of nothing")
     if first is None:
         return header, codec
     if header.sketch:

@@ -52,6 +52,7 @@ class LadderReceiver:
     restorer: Restorer
 
     entry: ClassVar[CodecEntry] = LADDER
+    scans: ClassVar[bool] = False
 
     @property
     def weights_hash(self) -> bytes:

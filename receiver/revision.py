@@ -76,6 +76,20 @@ class Revision:
         return OBJECT_BYTES + fixed + self.early_bytes + self.kept_bytes + len(self._pieces) * OBJECT_BYTES
 
     @property
+    def scan(self) -> bool:
+        """Whether it is open, and a scan of the revision before."""
+        return self.header is not None and self.header.scan
+
+    @property
+    def pieces(self) -> tuple[Piece, ...]:
+        """What has a place."""
+        return tuple(self._pieces.values())
+
+    def begins(self, first: int) -> bool:
+        """Whether a piece that has a place begins with a patch, by its ordinal."""
+        return first in self._pieces
+
+    @property
     def places(self) -> Iterator[slice]:
         """Where in the order of sending the patches are that arrived, piece by piece."""
         return (piece.place for piece in self._pieces.values())
@@ -100,11 +114,13 @@ class Revision:
             at = piece.place.stop
         return b"".join(found) if at == place.stop else None
 
-    def snapshot(self, version: int, later: tuple[ArrivedPatches, ...] = ()) -> ArrivedPatches:
-        """What can be decoded; to be asked of an open revision."""
+    def snapshot(
+        self, version: int, scans: tuple[tuple[Piece, ...], ...] = (), later: tuple[ArrivedPatches, ...] = ()
+    ) -> ArrivedPatches:
+        """What can be decoded, with its further scans; to be asked of an open revision."""
         assert self._codec is not None
         assert self.header is not None
-        return ArrivedPatches(self._codec, self.header, self.layout, tuple(self._pieces.values()), version, later)
+        return ArrivedPatches(self._codec, self.header, self.layout, self.pieces, version, later, scans)
 
     # ---- header --------------------------------------------------------------------------------
 

@@ -14,7 +14,9 @@ section   codec:u8  weights:4  width:u16  height:u16  sketch:u16  map:u24  table
 
 A transmission begins as revision 0. When the sender changes its mind about what has not arrived yet, it sends the rest
 as the next revision: a header section of its own, without sketch, whose level map skips what stays as it is. Where a
-patch has come in several revisions, the finest counts.
+patch has come in several revisions, the finest counts. A revision may also be but another scan of the one before: its
+header says so in place of a level map, and its bodies go on where those at the same places ended, so that what comes
+first shows all of the picture and what comes later makes it finer.
 
 Sending order is by level, highest first, and within a level as the codec says: it follows from the level map, so
 that no byte is spent on patch positions, and any prefix of the stream decodes. The CRC covers the rest of the
@@ -58,6 +60,9 @@ POSITIONS: Final = 1 << 20
 """Positions are below this."""
 
 _POSITION_BITS: Final = 20
+
+SCAN_TABLE: Final = 255
+"""Stands in place of a level map's table where a revision is a scan of the one before."""
 
 LADDER_CODEC: Final = 1
 """Codec number of the paper's ladder, version 1."""
@@ -127,7 +132,13 @@ class StreamHeader:
     level_map: bytes
     """The coded level map, likewise (the ladder: `shared.level_map`), less than 2**24 bytes."""
     level_map_table: int
-    """Which of the trained tables the level map is coded with, 0 to 255."""
+    """Which of the trained tables the level map is coded with, 0 to 254, or in how many further scans the patches
+    come, as the codec has it; SCAN_TABLE."""
+
+    @property
+    def scan(self) -> bool:
+        """Whether this is another scan of the revision before."""
+        return self.level_map_table == SCAN_TABLE
 
     def to_bytes(self) -> bytes:
         """The header section."""

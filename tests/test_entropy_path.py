@@ -157,7 +157,7 @@ def test_a_body_of_garbage_takes_nothing_with_it(plan: Plan, receiver: ReceiverC
 
 def headers(plan: Plan) -> Iterator[StreamHeader]:
     yield replace(plan.header, weights_hash=b"else")
-    yield replace(plan.header, level_map_table=1)
+    yield replace(plan.header, level_map_table=16)
     yield replace(plan.header, level_map=b"")
     yield replace(plan.header, level_map=plan.header.level_map[:2])
     yield replace(plan.header, level_map=plan.header.level_map[:2] + b"\xff" * 60)

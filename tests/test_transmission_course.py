@@ -94,7 +94,7 @@ def test_where_planning_takes_long_it_is_asked_for_sooner_and_the_first_plan_las
     hurried = replace(JOB, budget=Budget("deadline_s", 2.0))
     believed = replace(CALM, rate_spread=0.3)
     slow, pace = PlanningPace(), PlanningPace()
-    slow.learn(120 * 160 * 3, 2.0)
+    slow.learn(120 * 160 * 3, 3.0)
     shares = [first_plan(hurried, believed, each, 10**6, 120 * 160 * 3).budget_bytes for each in (pace, slow)]
     assert 1.1 * shares[0] < shares[1] < 250_000
 

@@ -13,10 +13,28 @@ from shared.packets import PACKET_HEADER_BYTES, Packet, PacketKind
 from shared.repair import RepairBlock
 from transmitter.transport.contract import LinkEstimate, PackedRevision, PatchesPacket, RevisionWanted, SenderSettings
 from transmitter.transport.memory import LinkMemory
-from transmitter.transport.sender import Sender, first_budget, first_packet_bytes
+from transmitter.transport.sender import Sender, first_budget, first_packet_bytes, scans_for
 
 ID = 77
 PATCHES = 10  # of every packet
+
+
+def in_scans(plan: PackedRevision, scans: int) -> PackedRevision:
+    """The same packets as a plan in scans, the last of which goes on with but every second body."""
+    bodies = -(-len(plan.patches) // max(scans - 0.5, 1))
+    first, rest = plan.patches[: int(bodies)], list(plan.patches[int(bodies) :])
+    further = []
+    for number in range(plan.number + 1, plan.number + scans):
+        step = 2 if number == plan.number + scans - 1 else 1
+        parts = [_moved(rest.pop(0), packet.position, number) for packet in first[::step] if rest]
+        header = Packet(PacketKind.HEADER, ID, 0, bytes(15), number).to_bytes()
+        further += [PackedRevision(number, (header,), tuple(parts))] if parts else []
+    return PackedRevision(plan.number, plan.header, first, tuple(further))
+
+
+def _moved(packet: PatchesPacket, position: int, revision: int) -> PatchesPacket:
+    data = Packet(PacketKind.PATCHES, ID, position, Packet.from_bytes(packet.data).body, revision).to_bytes()
+    return PatchesPacket(position, packet.patches, data)
 
 
 def packed(
@@ -186,6 +204,12 @@ def small_planner(wanted: RevisionWanted) -> PackedRevision | None:
     return plan if plan.patches else None
 
 
+def scanning_planner(wanted: RevisionWanted) -> PackedRevision | None:
+    """The same in as many scans as are wanted."""
+    plan = small_planner(wanted)
+    return None if plan is None else in_scans(plan, wanted.scans)
+
+
 def estimate_of(settings: LinkSettings, *, warm: bool = False, loss: float | None = None) -> LinkEstimate:
     """What a memory says of a link: cold, or warm of as much loss."""
     rate = settings.rate_bps
@@ -236,8 +260,12 @@ def transmit(
     believed = estimate or estimate_of(forward)
     size = max(first_budget(settings, believed, start), 400)
     first = packed(size, header=header, packet_bytes=first_packet_bytes(settings, believed, start))
+    if planner is scanning_planner:
+        first = in_scans(first, scans_for(settings))
     links = (Link(forward), Link(backward or LinkSettings(1e9, forward.propagation_s, 1 << 20), name="backward"))
-    course = Course(Sender(first, settings, believed, ID, start), Receiver({0: first}))
+    course = Course(
+        Sender(first, settings, believed, ID, start), Receiver({scan.number: scan for scan in (first, *first.scans)})
+    )
     breaks = [start + at for at in reconnect]
     return _Run(course, links, settings, planner, replan_s, start, tell_s, breaks, forget).run(limit_s)
 
@@ -322,7 +350,7 @@ class _Run:
             return
         plan, self.coming = self.coming[1], None
         if plan is not None:
-            self.course.receiver.plans[plan.number] = plan
+            self.course.receiver.plans |= {scan.number: scan for scan in (plan, *plan.scans)}
         self.course.sender.revise(plan, now)
 
     def give(self, now: float) -> None:

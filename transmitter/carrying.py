@@ -25,7 +25,7 @@ from transmitter.streams import RelayStream, message_size
 from transmitter.transport.contract import LinkEstimate, SenderSettings, SenderStats
 from transmitter.transport.memory import LinkMemory
 from transmitter.transport.pace import PlanningPace
-from transmitter.transport.sender import Sender, first_budget, first_packet_bytes
+from transmitter.transport.sender import Sender, first_budget, first_packet_bytes, scans_for
 from transmitter.undertakings import Undertaking, Unfinished
 
 _T = TypeVar("_T")
@@ -144,7 +144,7 @@ def first_plan(job: Job, believed: LinkEstimate, pace: PlanningPace, limit_bytes
     """Of the bytes that a transmission of a picture may take, what its first plan may."""
     settings = sender_settings(job, limit_bytes, 0.0, pace.replan_s(raw_bytes))
     size = min(first_budget(settings, believed, 0.0), limit_bytes)
-    return FirstPlan(size, first_packet_bytes(settings, believed, 0.0))
+    return FirstPlan(size, first_packet_bytes(settings, believed, 0.0), scans_for(settings))
 
 
 def course_of(

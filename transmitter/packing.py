@@ -1,6 +1,9 @@
 """From a plan to the packets on the channel, most important first."""
 
-from shared.packets import PACKET_HEADER_BYTES, Packet, PacketKind
+from collections.abc import Sequence
+from dataclasses import replace
+
+from shared.packets import PACKET_HEADER_BYTES, Packet, PacketKind, StreamHeader
 from transmitter.planning import Body, Plan
 from transmitter.transport.contract import PackedRevision, PatchesPacket
 
@@ -15,8 +18,7 @@ def pack(plan: Plan, transmission_id: int) -> list[bytes]:
     Returns:
         Packets of at most `plan.packet_bytes`.
     """
-    packed = pack_revision(plan, transmission_id, 0)
-    return [*packed.header, *(packet.data for packet in packed.patches)]
+    return pack_revision(plan, transmission_id, 0).packets
 
 
 def pack_revision(plan: Plan, transmission_id: int, number: int) -> PackedRevision:
@@ -30,13 +32,23 @@ def pack_revision(plan: Plan, transmission_id: int, number: int) -> PackedRevisi
     Returns:
         Packets of at most `plan.packet_bytes`, which together take `plan.wire_bytes` but for a container's frames.
     """
-    section = plan.header.to_bytes()
-    step = plan.packet_bytes - PACKET_HEADER_BYTES
-    header = (
+    scans = tuple(
+        _revision(plan.scan_header, bodies, plan.packet_bytes, transmission_id, number + further)
+        for further, bodies in enumerate(plan.scans, 1)
+    )
+    return replace(_revision(plan.header, plan.bodies, plan.packet_bytes, transmission_id, number), scans=scans)
+
+
+def _revision(
+    header: StreamHeader, bodies: Sequence[Body], packet_bytes: int, transmission_id: int, number: int
+) -> PackedRevision:
+    section = header.to_bytes()
+    step = packet_bytes - PACKET_HEADER_BYTES
+    fragments = (
         Packet(PacketKind.HEADER, transmission_id, offset, section[offset : offset + step], number).to_bytes()
         for offset in range(0, len(section), step)
     )
-    return PackedRevision(number, tuple(header), tuple(_packed(body, transmission_id, number) for body in plan.bodies))
+    return PackedRevision(number, tuple(fragments), tuple(_packed(body, transmission_id, number) for body in bodies))
 
 
 def _packed(body: Body, transmission_id: int, number: int) -> PatchesPacket:

@@ -39,6 +39,8 @@ class FirstPlan(NamedTuple):
     budget_bytes: int
     packet_bytes: int
     """Largest packet."""
+    scans: int = 1
+    """In how many scans it may be sent."""
 
 
 Allowance: TypeAlias = Callable[[int, int], FirstPlan]
@@ -117,7 +119,7 @@ class PlanStage:
     @property
     def packets(self) -> list[bytes]:
         """Every packet of the plan, in the order of sending."""
-        return [*self.packed.header, *(packet.data for packet in self.packed.patches)]
+        return self.packed.packets
 
 
 @dataclass
@@ -234,7 +236,7 @@ def _first_plan(prepared: PreparedPicture, guide: Float32Array, job: Job, first:
     """A plan of so many bytes; where they do not hold even a header, of the whole budget."""
 
     def plan(size: int) -> Plan:
-        return prepared.plan(guide, PlanRequest(size, first.packet_bytes, job.strategy))
+        return prepared.plan(guide, PlanRequest(size, first.packet_bytes, job.strategy, scans=first.scans))
 
     try:
         return plan(first.budget_bytes)

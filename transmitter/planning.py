@@ -15,7 +15,7 @@ import numpy as np
 from shared.arrays import BoolArray, Float32Array, Int64Array, UInt8Array
 from shared.codec.registry import CodecEntry, codec_numbered
 from shared.errors import InvalidInputError
-from shared.packets import PACKET_HEADER_BYTES, StreamHeader
+from shared.packets import PACKET_HEADER_BYTES, SCAN_TABLE, SECTION_HEADER_BYTES, StreamHeader
 from shared.patches import PatchGrid
 
 RATE_DISTORTION: Final = "rate-distortion"
@@ -37,6 +37,9 @@ class PlanRequest:
     """One of the codec's strategies."""
     frame_bytes: int = 0
     """What a container puts before each packet; counts against the budget."""
+    scans: int = 1
+    """In how many scans the patches may be sent, each making finer what the one before brought; from 1. A codec that
+    knows no scans sends one."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,8 @@ class Plan:
     """Largest packet."""
     frame_bytes: int = 0
     """What a container puts before each packet."""
+    scans: tuple[tuple[Body, ...], ...] = ()
+    """Bodies of the second scan, the third ...: each goes on where the one at its position in the scan before ends."""
 
     @property
     def codec(self) -> CodecEntry:
@@ -78,12 +83,22 @@ class Plan:
     @property
     def content_bytes(self) -> int:
         """Bytes of the patches alone."""
-        return sum(len(body.content) for body in self.bodies)
+        return sum(len(body.content) for scan in (self.bodies, *self.scans) for body in scan)
 
     @property
     def wire_bytes(self) -> int:
         """Every byte that the plan puts on the channel."""
-        return wire_bytes(len(self.header.to_bytes()), [len(body.content) for body in self.bodies], self)
+        first = wire_bytes(len(self.header.to_bytes()), [len(body.content) for body in self.bodies], self)
+        return first + sum(wire_bytes(SECTION_HEADER_BYTES, _sizes(scan), self) for scan in self.scans)
+
+    @property
+    def scan_header(self) -> StreamHeader:
+        """That of each further scan."""
+        return StreamHeader(self.header.codec, self.header.weights_hash, self.header.grid, b"", b"", SCAN_TABLE)
+
+
+def _sizes(bodies: Collection[Body]) -> list[int]:
+    return [len(body.content) for body in bodies]
 
 
 class Packaging(Protocol):
@@ -120,6 +135,8 @@ class Earlier:
     plan: Plan
     served: BoolArray
     """(patches that the plan sends,) in the order of sending: whether each is there, or on its way."""
+    missing_scans: Int64Array | int = 0
+    """(patches that the plan sends,) how many of the further scans of each are neither there nor on their way."""
 
     def numbers(self, order: Int64Array) -> Int64Array:
         """Numbers of the patches that are served.
@@ -145,6 +162,31 @@ def check_earlier(earlier: Sequence[Earlier], codec: CodecEntry, grid: PatchGrid
 def worth_sending(revision: Plan) -> bool:
     """Whether a revision brings at least as many bytes of patches as it takes to say whose they are."""
     return 2 * revision.content_bytes >= revision.wire_bytes
+
+
+def earlier_plans(plans: Sequence[Plan], served: Sequence[BoolArray]) -> list[Earlier]:
+    """Brings together plans and what is served of each of their scans.
+
+    Args:
+        plans: so far, the first one first.
+        served: for every revision, scans among them, (expected,) in the order of sending; see `RevisionWanted`.
+
+    Raises:
+        ValueError: there are more or fewer scans than the plans have.
+    """
+    if len(served) != sum(1 + len(plan.scans) for plan in plans):
+        raise ValueError("served tells of more or fewer scans than there are")
+    rest = iter(served)
+    return [_earlier(plan, next(rest), [next(rest) for _ in plan.scans]) for plan in plans]
+
+
+def _earlier(plan: Plan, served: BoolArray, scans: Sequence[BoolArray]) -> Earlier:
+    missing = np.zeros(len(served), np.int64)
+    for bodies, there in zip(plan.scans, scans, strict=True):
+        for body in bodies:
+            place = slice(body.position, body.position + body.patches)
+            missing[place] += ~there[place]
+    return Earlier(plan, served, missing)
 
 
 class PreparedPicture(Protocol):

@@ -9,7 +9,7 @@ import numpy as np
 from shared.arrays import BoolArray, Float32Array, UInt8Array
 from shared.errors import BudgetTooSmallError
 from transmitter.packing import pack_revision
-from transmitter.planning import Earlier, Plan, PlanRequest, PreparedPicture
+from transmitter.planning import Plan, PlanRequest, PreparedPicture, earlier_plans
 from transmitter.transport.contract import PackedRevision, RevisionWanted
 
 
@@ -52,8 +52,8 @@ class Replanner:
 
         Computes for tenths of a second; what it made counts once it is kept.
         """
-        earlier = [Earlier(plan, served) for plan, served in zip(self.plans, wanted.served, strict=True)]
-        request = PlanRequest(wanted.budget_bytes, wanted.packet_bytes, self.strategy)
+        earlier = earlier_plans(self.plans, wanted.served)
+        request = PlanRequest(wanted.budget_bytes, wanted.packet_bytes, self.strategy, scans=wanted.scans)
         try:
             with self._lock:
                 plan = self.prepared.replan(self.relevance, request, earlier)
@@ -71,11 +71,10 @@ class Replanner:
 
     def reason(self, wanted: RevisionWanted) -> Reason:
         """Whether what the last plan has left is more than the new one may take, or less."""
-        return (
-            Reason.LESS_ROOM
-            if wanted.budget_bytes < open_bytes(self.packed[-1], wanted.served[-1])
-            else Reason.MORE_ROOM
-        )
+        last = self.packed[-1]
+        scans = (last, *last.scans)
+        left = sum(map(open_bytes, scans, wanted.served[-len(scans) :]))
+        return Reason.LESS_ROOM if wanted.budget_bytes < left else Reason.MORE_ROOM
 
     @property
     def levels(self) -> UInt8Array:

@@ -9,16 +9,17 @@ import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar, Final
 
 import numpy as np
 
 from receiver.contract import ArrivedPatches, DecodedPatches, Layout, Piece, ReceiverCodecs, by_number
-from receiver.whole_bodies import whole_body
+from receiver.whole_bodies import scanned, whole_body
 from shared.arrays import Float64Array, Int64Array, UInt8Array
 from shared.codec.registry import ENTROPY, CodecEntry
 from shared.errors import BudgetTooSmallError, StreamError
-from shared.packets import PACKET_HEADER_BYTES, StreamHeader
+from shared.packets import PACKET_HEADER_BYTES, SECTION_HEADER_BYTES, StreamHeader
 from shared.patches import PatchGrid
 from transmitter.planning import Body, Earlier, Plan, PlanRequest, wire_bytes
 
@@ -31,13 +32,16 @@ BACKGROUND_DB: Final = 16.0
 _CURVE: Final = ((1_000, 23.4), (2_304, 27.3), (4_608, 30.7), (9_216, 34.7), (23_040, 40.8), (46_080, 46.7))
 _MOST_DB: Final = 50.0
 _CUTTING: Final = ((256, 0.45), (400, 0.2), (600, 0.1), (900, 0.02), (1_200, 0.0))  # dB that small packets cost
+_CUT_DB: Final = ((0.0, 20.0), (0.25, 14.0), (0.5, 9.0), (0.75, 4.7), (1.0, 0.0))  # that part of a body costs
 
 _GRID: Final = PatchGrid(480, 320)
 _REGION: Final = 840
 _FULL: Final = struct.Struct(">f")  # begins the level map: bytes, were all of the region this fine
 _COUNT: Final = struct.Struct(">H")  # begins a body
+_GOES_ON: Final = 0x8000  # likewise, where the next scan goes on with it
 _HASH: Final = b"none"
 _LEVEL: Final = 1
+_SCAN: Final = 0.75  # octaves by which a missing scan makes patches coarser
 _FINER: Final = 1.5  # patches that are there are worth sending again with so many times the bytes
 _LEAST_BYTES: Final = 40
 
@@ -48,6 +52,7 @@ class _Codec:
 
     entry: ClassVar[CodecEntry] = ENTROPY
     weights_hash: ClassVar[bytes] = _HASH
+    scans: ClassVar[bool] = True
 
     def open(self, header: StreamHeader) -> UInt8Array:
         """The patches of the level map."""
@@ -64,7 +69,8 @@ class _Codec:
 
     def pieces(self, layout: Layout, position: int, body: bytes) -> list[Piece]:
         """The body as it is."""
-        return whole_body(layout, position, body, _COUNT.unpack_from(body)[0] if len(body) >= _COUNT.size else 0)
+        count = _COUNT.unpack_from(body)[0] if len(body) >= _COUNT.size else 0
+        return whole_body(layout, position, body, count & ~_GOES_ON, goes_on=bool(count & _GOES_ON))
 
     def usable(self, layout: Layout, position: int, body: bytes) -> bytes:  # noqa: ARG002 - as every codec
         """Nothing of a part."""
@@ -139,10 +145,10 @@ class SyntheticPhoto:
         quality = np.full(_GRID.count, BACKGROUND_DB)
         for revision in (arrived, *arrived.later):
             numbers = np.flatnonzero(revision.layout.levels)
-            db = _quality_db(
-                _full_bytes(revision.header), max((len(each.payload) for each in revision.pieces), default=0)
-            )
-            for piece in revision.pieces:
+            whole = 1 + max((piece.payload[_COUNT.size] for piece in revision.pieces), default=0)
+            for piece, parts in scanned(revision):
+                length = whole * (len(piece.payload) - _COUNT.size)
+                db = _quality_db(_full_bytes(revision.header), length) - _cut_db(len(parts) / whole)
                 quality[numbers[piece.place]] = np.maximum(quality[numbers[piece.place]], db)
         return float(-10 * np.log10(np.mean(10 ** (-quality[:_REGION] / 10))))
 
@@ -167,15 +173,32 @@ def _planned(numbers: Int64Array, request: PlanRequest, sketch: bytes) -> Plan |
     left = request.budget_bytes - wire_bytes(len(header.to_bytes()), [], request)
     if left < PACKET_HEADER_BYTES + _LEAST_BYTES:
         return None
-    count = min(-(-left // request.packet_bytes), len(numbers))
-    sizes = np.full(count, min(left // count, request.packet_bytes) - PACKET_HEADER_BYTES)
-    shares = np.diff(np.linspace(0, len(numbers), count + 1).round().astype(int))
-    starts = np.concatenate([[0], np.cumsum(shares)[:-1]])
-    bodies = tuple(
-        Body(int(start), int(share), _COUNT.pack(share) + bytes(int(size) - _COUNT.size))
-        for start, share, size in zip(starts, shares, sizes, strict=True)
+    packets = min(-(-left // request.packet_bytes), len(numbers))
+    scans = min(request.scans, packets)
+    left -= (scans - 1) * (SECTION_HEADER_BYTES + PACKET_HEADER_BYTES)
+    count = -(-packets // scans)
+    size = min(left // (count * scans), request.packet_bytes) - PACKET_HEADER_BYTES - _COUNT.size
+    if size < _LEAST_BYTES:
+        return None
+    edges = np.linspace(0, len(numbers), count + 1).round().astype(int)
+    first, *others = (
+        tuple(
+            Body(start, end - start, _part(end - start, scans - 1 - scan, size))
+            for start, end in pairwise(edges.tolist())
+        )
+        for scan in range(scans)
     )
-    return Plan(header, levels, bodies, request.packet_bytes)
+    return Plan(header, levels, first, request.packet_bytes, scans=tuple(others))
+
+
+def _part(patches: int, following: int, size: int) -> bytes:
+    """A body, or a part of one: says in how many scans it goes on."""
+    return _COUNT.pack(patches | (_GOES_ON if following else 0)) + bytes([following]).ljust(size, b"\0")
+
+
+def _cut_db(share: float) -> float:
+    shares, costs = zip(*_CUT_DB, strict=True)
+    return float(np.interp(share, shares, costs))
 
 
 def _full_bytes(header: StreamHeader) -> float:
@@ -187,7 +210,8 @@ def _planned_bytes(earlier: Sequence[Earlier]) -> Float64Array:
     finest = np.zeros(_GRID.count)
     for revision in earlier:
         numbers = np.flatnonzero(revision.plan.levels)[revision.served]
-        finest[numbers] = np.maximum(finest[numbers], _full_bytes(revision.plan.header))
+        missing = np.broadcast_to(revision.missing_scans, revision.served.shape)[revision.served]
+        finest[numbers] = np.maximum(finest[numbers], _full_bytes(revision.plan.header) / 2.0 ** (_SCAN * missing))
     return finest[:_REGION]
 
 

@@ -19,7 +19,7 @@ from receiver.contract import ArrivedPatches, ReceiverCodecs
 from shared.errors import BudgetTooSmallError
 from shared.packets import DEFAULT_PACKET_BYTES
 from transmitter.packing import pack_revision
-from transmitter.planning import Earlier, Plan, PlanRequest
+from transmitter.planning import Earlier, Plan, PlanRequest, earlier_plans
 from transmitter.transport.contract import (
     USUAL_REPLAN_S,
     PackedRevision,
@@ -29,7 +29,7 @@ from transmitter.transport.contract import (
 )
 from transmitter.transport.memory import LinkMemory
 from transmitter.transport.pace import PlanningPace
-from transmitter.transport.sender import Sender, first_budget, first_packet_bytes
+from transmitter.transport.sender import Sender, first_budget, first_packet_bytes, scans_for
 
 REPLAN_S = USUAL_REPLAN_S
 """What planning a revision takes of a photo of the paper's size on one core."""
@@ -175,7 +175,7 @@ class Session:
         budget_bytes = first_budget(settings, estimate, start_s)
         try:
             packet_bytes = first_packet_bytes(settings, estimate, start_s)
-            planner = _Planner(self._photo, PlanRequest(budget_bytes, packet_bytes))
+            planner = _Planner(self._photo, PlanRequest(budget_bytes, packet_bytes, scans=scans_for(settings)))
         except BudgetTooSmallError:
             return Trial(wish, link, start_s, budget_bytes, Outcome(), SenderStats(revisions=0))
         sender = Sender(planner.first, settings, estimate, _ID, start_s)
@@ -196,8 +196,8 @@ class _Planner:
         self.first = pack_revision(self._plans[0], _ID, 0)
 
     def __call__(self, wanted: RevisionWanted) -> PackedRevision | None:
-        request = PlanRequest(wanted.budget_bytes, wanted.packet_bytes)
-        earlier = [Earlier(plan, served) for plan, served in zip(self._plans, wanted.served, strict=True)]
+        request = PlanRequest(wanted.budget_bytes, wanted.packet_bytes, scans=wanted.scans)
+        earlier = earlier_plans(self._plans, wanted.served)
         plan = self._photo.replan(request, earlier)
         if plan is None or not plan.bodies:
             return None

@@ -18,16 +18,17 @@ from typing import Final
 import numpy as np
 
 from shared.arrays import Float32Array, UInt8Array
-from shared.codec.entropy.codec import EntropyCodec
+from shared.codec.entropy.codec import EntropyCodec, parts_of
 from shared.codec.entropy.context import QUALITIES
 from shared.codec.entropy.lossy_model import DEFAULT_PRICE
 from shared.errors import BudgetTooSmallError
+from shared.packets import PACKET_HEADER_BYTES
 from transmitter.entropy.revisions import Served
 from transmitter.entropy.search import Search
 from transmitter.entropy.settings import ALL_EXACT, Setting
 from transmitter.entropy.source import prepare
 from transmitter.entropy.trials import Trial, Trials
-from transmitter.planning import Earlier, Plan, PlanRequest, worth_sending
+from transmitter.planning import Body, Earlier, Plan, PlanRequest, worth_sending
 
 _LAYER_SHARE: Final = 0.03
 _PLAIN_LAYER_SHARE: Final = 0.008  # where every patch is sent, the layer shows only while they are on their way
@@ -94,7 +95,19 @@ def plan_exactly(codec: EntropyCodec, image: UInt8Array, request: PlanRequest) -
 
 
 def _plan(trial: Trial, request: PlanRequest) -> Plan:
-    return Plan(trial.header, trial.levels, trial.bodies or (), request.packet_bytes, request.frame_bytes)
+    first, *scans = _scans(trial.bodies or (), request) if request.scans > 1 else [trial.bodies or ()]
+    header = replace(trial.header, level_map_table=len(scans))
+    return Plan(header, trial.levels, first, request.packet_bytes, request.frame_bytes, tuple(scans))
+
+
+def _scans(bodies: Sequence[Body], request: PlanRequest) -> list[tuple[Body, ...]]:
+    """Bodies cut into parts that fit packets: the first part of each, the second of those that have one, and so on."""
+    limit = request.packet_bytes - PACKET_HEADER_BYTES
+    cut = [(body, parts_of(body.content, limit)) for body in bodies]
+    return [
+        tuple(replace(body, content=parts[number]) for body, parts in cut if number < len(parts))
+        for number in range(max((len(parts) for _, parts in cut), default=1))
+    ]
 
 
 def _layer_alone(codec: EntropyCodec, image: UInt8Array, relevance: Float32Array, request: PlanRequest) -> Trial:

@@ -18,7 +18,14 @@ import numpy as np
 
 from shared.arrays import AnyArray, BoolArray, Float64Array, Int64Array
 from shared.codec.entropy.context import QUALITIES
-from shared.codec.entropy.levels import HALF_OCTAVE, QUALITY_EXACT, QUALITY_SKIPPED, qualities_of, sending_order
+from shared.codec.entropy.levels import (
+    HALF_OCTAVE,
+    QUALITY_EXACT,
+    QUALITY_SKIPPED,
+    coarser_by,
+    qualities_of,
+    sending_order,
+)
 from shared.codec.entropy.lossy_model import DEFAULT_PRICE
 from shared.codec.registry import ENTROPY
 from shared.patches import PatchGrid
@@ -83,6 +90,9 @@ def served_qualities(earlier: Sequence[Earlier], grid: PatchGrid) -> Int64Array:
         levels = revision.plan.levels
         numbers = revision.numbers(sending_order(levels, grid))
         qualities = qualities_of(levels[numbers], *revision.plan.header.level_map[:2])
+        missing = np.broadcast_to(revision.missing_scans, revision.served.shape)[revision.served]
+        coarser = np.minimum(qualities + coarser_by(missing, 1 + len(revision.plan.scans)), QUALITIES - 1)
+        qualities = np.where(qualities >= 0, coarser, qualities)
         finest[numbers] = np.minimum(finest[numbers], qualities)
     return np.where(finest == QUALITIES, QUALITY_SKIPPED, finest)
 

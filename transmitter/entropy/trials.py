@@ -16,13 +16,14 @@ from shared.codec.entropy.codec import (
     EntropyCodec,
     Run,
     Scene,
+    parts_needed,
     patches_in,
 )
 from shared.codec.entropy.context import quantiser_steps
 from shared.codec.entropy.levels import EXACT, sending_order
 from shared.codec.entropy.lossy_model import DEFAULT_PRICE
 from shared.entropy_level_map import encode as encode_level_map
-from shared.packets import PACKET_HEADER_BYTES, StreamHeader
+from shared.packets import PACKET_HEADER_BYTES, SECTION_HEADER_BYTES, StreamHeader
 from transmitter.entropy.exact_bodies import ExactBodies, halves
 from transmitter.entropy.revisions import Served
 from transmitter.entropy.samples import LEAST, in_company, stretches
@@ -129,8 +130,13 @@ class Trials:
 
     def _wire_bytes(self, header: StreamHeader, sizes: list[int]) -> int:
         # A patch that fits no packet, as of noise under a fine quantiser, rules the setting out.
-        fits = max(sizes, default=0) <= self._capacity
-        return wire_bytes(len(header.to_bytes()), sizes, self.request) if fits else _NEVER
+        if max(sizes, default=0) > self._capacity:
+            return _NEVER
+        parts = [parts_needed(size, self._packet_capacity) for size in sizes]
+        further = sum(parts) - len(parts)
+        around = further * (PACKET_HEADER_BYTES + self.request.frame_bytes + COUNT_BYTES)
+        scan_headers = (max(parts, default=1) - 1) * wire_bytes(SECTION_HEADER_BYTES, (), self.request)
+        return wire_bytes(len(header.to_bytes()), sizes, self.request) + around + scan_headers
 
     def _scene(self, levels: UInt8Array, base: int, spacing: int) -> Scene:
         order = sending_order(levels, self.source.grid)
@@ -162,7 +168,7 @@ class Trials:
         levels, _, _ = levels_at(self.source, Setting(fineness, DEFAULT_PRICE), self._closed(fineness, guess))
         expected = np.where(levels == EXACT, self.exact.expected(guess), self._expected(guess))
         bodies = float(expected[levels > 0].sum() / 8)
-        return bodies * (1 + _AROUND_BODY_BYTES / self._capacity) + len(self.source.layer) + _HEADER_BYTES
+        return bodies * (1 + _AROUND_BODY_BYTES / self._packet_capacity) + len(self.source.layer) + _HEADER_BYTES
 
     def guessed(self, fineness: int) -> Float64Array:
         """(grid.count,) of `guessed_bits`, once."""
@@ -180,8 +186,9 @@ class Trials:
         self._sample_exact(scene, guess)
         order = scene.order[scene.levels[scene.order] == EXACT]
         encode = partial(self.codec.encode_exact, scene, patches=self.source.patches)
-        bodies = self.exact.bodies(order, self._capacity, self._bits_if_exact, encode)
-        return [_Piece(first, len(body), body) for first, body in bodies]
+        limit = self._packet_capacity  # exact patches are not cut for several scans
+        bodies = self.exact.bodies(order, limit, self._bits_if_exact, encode)
+        return [_Piece(first, len(body) if len(body) <= limit else _NEVER, body) for first, body in bodies]
 
     def _sample_exact(self, scene: Scene, guess: Float64Array) -> bool:
         return self.exact.sample(scene.order[scene.levels[scene.order] == EXACT], guess, self._bits_if_exact)
@@ -253,8 +260,13 @@ class Trials:
         return coefficients
 
     @property
-    def _capacity(self) -> int:
+    def _packet_capacity(self) -> int:
         return self.request.packet_bytes - PACKET_HEADER_BYTES
+
+    @property
+    def _capacity(self) -> int:
+        """Bytes of a body of lossy patches, all its scans together."""
+        return COUNT_BYTES + self.request.scans * (self._packet_capacity - COUNT_BYTES)
 
     def _header(self, scene: Scene) -> StreamHeader:
         level_map = bytes([scene.base, scene.spacing]) + encode_level_map(scene.levels, scene.grid)

@@ -37,7 +37,9 @@ class PackedRevision:
     header: tuple[bytes, ...]
     """HEADER packets as they cross the channel, at least one."""
     patches: tuple[PatchesPacket, ...]
-    """In the order of sending, most important first; their ordinals follow each other without a gap."""
+    """In the order of sending, most important first; their ordinals rise, in a first scan without a gap."""
+    scans: tuple["PackedRevision", ...] = ()
+    """The further scans of the same plan, as revisions of their own, numbered on from this one."""
 
     @property
     def expected(self) -> int:
@@ -46,8 +48,19 @@ class PackedRevision:
 
     @property
     def wire_bytes(self) -> int:
-        """Bytes of all packets, each sent once."""
+        """Bytes of all packets, each sent once, without the further scans."""
         return sum(map(len, self.header)) + sum(len(packet.data) for packet in self.patches)
+
+    @property
+    def packets(self) -> list[bytes]:
+        """All packets, in the order of sending, scan after scan."""
+        scans = (self, *self.scans)
+        return [data for scan in scans for data in (*scan.header, *(packet.data for packet in scan.patches))]
+
+    @property
+    def whole_bytes(self) -> int:
+        """Bytes of all packets of all scans, each sent once."""
+        return sum(scan.wire_bytes for scan in (self, *self.scans))
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +74,10 @@ class RevisionWanted:
     packet_bytes: int
     """Largest packet."""
     served: tuple[BoolArray, ...]
-    """For every revision so far, (its expected patches,) in sending order: those that are there or on their way."""
+    """For every revision so far, scans among them, (its expected patches,) in sending order: those that are there or on
+    their way."""
+    scans: int = 1
+    """In how many scans it is to be sent."""
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,8 @@ class Entry:
     position: int
     patches: int
     data: bytes
+    refines: bool = False
+    """Whether its patches can be shown, more coarsely, without it."""
     state: State = State.WAITING
     sends: int = 0
     flying: int = 0
@@ -42,9 +44,10 @@ class Entry:
     """Whether it is sent again if it gets lost: no later revision holds its patches."""
 
     @property
-    def rank(self) -> tuple[bool, int, int]:
-        """Sending order: headers first, then what was planned earlier."""
-        return self.kind is not PacketKind.HEADER, self.revision, self.index
+    def rank(self) -> tuple[bool, int, bool, int]:
+        """Sending order: headers first, but for those of further scans, then what was planned earlier."""
+        patches = self.kind is not PacketKind.HEADER
+        return patches or self.refines, self.revision, patches, self.index
 
     @property
     def is_open(self) -> bool:

@@ -33,9 +33,11 @@ class Ledger:
 
     def __init__(self) -> None:
         self.revisions: list[PackedRevision] = []
+        """Plans and their scans."""
+        self.plans: list[PackedRevision] = []
         self.sent_bytes = 0
-        self.open_bytes = 0
-        """Of packets that are to be sent, for the first time or again."""
+        self.open_bytes_of: list[int] = []
+        """By revision, of packets that are to be sent, for the first time or again."""
         self.unresolved_bytes = 0
         """Handed over, and nothing is known of them; copies count each."""
         self.arrived_bytes = 0
@@ -61,15 +63,21 @@ class Ledger:
     # ---- what there is to send ---------------------------------------------------------------------
 
     def add(self, revision: PackedRevision) -> None:
-        """Adds a revision: its packets wait."""
+        """Adds a plan, with all its scans: its packets wait."""
+        self.plans.append(revision)
+        self._add(revision, refines=False)
+        for scan in revision.scans:
+            self._add(scan, refines=True)
+
+    def _add(self, revision: PackedRevision, *, refines: bool) -> None:
         number = len(self.revisions)
         step = len(revision.header[0])
         header = [
-            Entry(PacketKind.HEADER, number, index, index * (step - PACKET_HEADER_BYTES), 0, data)
+            Entry(PacketKind.HEADER, number, index, index * (step - PACKET_HEADER_BYTES), 0, data, refines)
             for index, data in enumerate(revision.header)
         ]
         patches = [
-            Entry(PacketKind.PATCHES, number, index, packet.position, packet.patches, packet.data)
+            Entry(PacketKind.PATCHES, number, index, packet.position, packet.patches, packet.data, refines)
             for index, packet in enumerate(revision.patches)
         ]
         self.revisions.append(revision)
@@ -77,7 +85,17 @@ class Ledger:
         self._patches.append(patches)
         self._open.extend((*header, *patches))
         heapq.heapify(self._open)
-        self.open_bytes += revision.wire_bytes
+        self.open_bytes_of.append(revision.wire_bytes)
+
+    @property
+    def open_bytes(self) -> int:
+        """Of packets that are to be sent, for the first time or again."""
+        return sum(self.open_bytes_of)
+
+    @property
+    def refining_bytes(self) -> int:
+        """Of these, those that only refine what others show."""
+        return sum(self.open_bytes_of[scan.number] for plan in self.plans for scan in plan.scans)
 
     def next_open(self) -> Entry | None:
         """The most important packet that is to be sent."""
@@ -101,7 +119,7 @@ class Ledger:
     def drop(self, entry: Entry) -> None:
         """Gives up a packet that is to be sent."""
         if entry.is_open:
-            self.open_bytes -= len(entry.data)
+            self.open_bytes_of[entry.revision] -= len(entry.data)
             entry.state = State.DROPPED
             self._written_off.discard(entry)
 
@@ -109,7 +127,7 @@ class Ledger:
         """Of what is to be sent, only so many bytes of the most important packets stay if a new revision comes."""
         for entry in self.open_entries():
             size -= len(entry.data)
-            entry.kept = size >= 0 or entry.kind is PacketKind.HEADER
+            entry.kept = size >= 0 or (entry.kind is PacketKind.HEADER and not entry.refines)
         self._asked_unfit_bytes = self.unfit_bytes
 
     def keep_all(self) -> None:
@@ -134,7 +152,7 @@ class Ledger:
     def hand(self, entry: Entry, now: float) -> Handed:
         """A packet is handed over."""
         if entry.is_open:
-            self.open_bytes -= len(entry.data)
+            self.open_bytes_of[entry.revision] -= len(entry.data)
             self._written_off.discard(entry)
             entry.state = State.FLYING
         entry.sends += 1
@@ -368,7 +386,7 @@ class Ledger:
             entry.state = State.DROPPED
             return
         entry.state = State.LOST
-        self.open_bytes += len(entry.data)
+        self.open_bytes_of[entry.revision] += len(entry.data)
         self._written_off.add(entry)
         heapq.heappush(self._open, entry)
 
@@ -376,7 +394,7 @@ class Ledger:
         if entry.state is State.ARRIVED:
             return
         if entry.is_open:
-            self.open_bytes -= len(entry.data)
+            self.open_bytes_of[entry.revision] -= len(entry.data)
             self._written_off.discard(entry)
         entry.state = State.ARRIVED
         self.arrived_bytes += len(entry.data)
@@ -399,12 +417,12 @@ class Ledger:
         )
 
     def missing_patches(self) -> int:
-        """Patches that were given up or are still to be sent."""
+        """Patches that were given up or are still to be sent; those of further scans are there, if less fine."""
         return sum(
             entry.patches
             for entries in self._patches
             for entry in entries
-            if entry.is_open or (entry.state is State.DROPPED and entry.kept)
+            if not entry.refines and (entry.is_open or (entry.state is State.DROPPED and entry.kept))
         )
 
 

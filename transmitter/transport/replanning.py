@@ -45,6 +45,8 @@ class Prospect:
     """Whether what is not to be had in any other revision will be there in time without a new plan."""
     finer_bytes: float
     """To be sent of patches that are to be had in another revision, only less fine."""
+    scans: int = 1
+    """In how many scans the new plan is to be sent: one where its patches are to be had in another revision."""
 
     @property
     def short(self) -> bool:
@@ -68,6 +70,7 @@ class Replanning:
         self.finer: set[int] = set()
         """Revisions that only show more finely what is shown without them."""
         self._asked_finer = self._left_out = False
+        self._scans = policy.scans_for(settings)
         self._asked_s: float | None = None
         self._asked_bytes = 0.0
         self._refused_bytes: float | None = None
@@ -153,18 +156,19 @@ class Replanning:
         left = self._settings.budget_bytes - ledger.sent_bytes - policy.POLL_SPARE_BYTES
         again = link.loss_rate * ledger.unresolved_bytes
         arrives = policy.share_that_counts(self._settings, link, now)
-        finer = sum(len(entry.data) for entry in ledger.open_entries() if entry.revision in self.finer)
-        needed = ledger.open_bytes - finer
+        finer = sum(ledger.open_bytes_of[number] for number in self.finer)
+        needed, further = ledger.open_bytes - finer, ledger.refining_bytes
         affordable = max(min(left, careful) - again, 0.0) * arrives
         meanwhile = link.rate_bps / 8 * self.replan_s
         total = ledger.arrived_bytes + ledger.unresolved_bytes + ledger.open_bytes + ledger.unfit_bytes
-        if needed <= _FITS * affordable:
+        if needed - further <= _FITS * affordable:
             later = min(left - needed / arrives, carried - max(needed, meanwhile)) - again
             later = _FINER_SHARE * later if needed <= meanwhile else 0.0
             return Prospect(needed, needed, max(later, 0.0) * arrives, total, True, finer)
+        needed -= further
         committed = min(meanwhile * arrives, 0.6 * affordable, needed)
         later = min(left - committed / arrives, careful - meanwhile) - again
-        return Prospect(needed, committed, max(later, 0.0) * arrives, total, False, finer)
+        return Prospect(needed, committed, max(later, 0.0) * arrives, total, False, finer, self._scans)
 
     def _worth_time(self, prospect: Prospect, ledger: Ledger) -> bool:
         """What is nowhere must come; what is there may become finer, one plan at a time."""
@@ -200,5 +204,5 @@ class Replanning:
 
 def _header_guess(ledger: Ledger) -> float:
     """Bytes of the next revision's header."""
-    later = ledger.revisions[1:]
+    later = ledger.plans[1:]
     return sum(map(len, later[-1].header)) if later else _HEADER_BYTES

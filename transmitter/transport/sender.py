@@ -27,11 +27,11 @@ from transmitter.transport.estimates import LinkEvidence
 from transmitter.transport.holding import Hold, Holding
 from transmitter.transport.ledger import Ledger
 from transmitter.transport.link import LinkView
-from transmitter.transport.policy import POLL_BYTES, first_budget, first_packet_bytes
+from transmitter.transport.policy import POLL_BYTES, first_budget, first_packet_bytes, scans_for
 from transmitter.transport.protection import Protection
 from transmitter.transport.replanning import Prospect, Replanning
 
-__all__ = ["Acknowledged", "Sender", "first_budget", "first_packet_bytes"]
+__all__ = ["Acknowledged", "Sender", "first_budget", "first_packet_bytes", "scans_for"]
 
 _STEP_S: Final = 1e-3  # a clock's tick: waking is always later than now
 _LOOK_S: Final = 0.005  # at the channel's queue, if nothing is heard of it
@@ -74,10 +74,11 @@ class Sender:
         self._holding = Holding(settings, self._ledger, self._link, self._replanning.finer, now)
         self._ledger.add(first)
         if settings.closed_loop:  # a plan may need all of a tight budget
-            self._holding.kept_bytes = min(max(settings.budget_bytes - first.wire_bytes, 0), POLL_BYTES)
+            self._holding.kept_bytes = min(max(settings.budget_bytes - first.whole_bytes, 0), POLL_BYTES)
         self._asking = Asking(hurry=settings.deadline_s is not None)
         self._protection = Protection(transmission_id, settings.packet_bytes)
-        self._copies = [policy.header_copies(settings, link, now)]
+        self._copies: list[int] = []
+        self._copy_headers(first, now)
         self._polls = self._asked_packets = 0
         self._rejoining = False
         self._held: Hold | None = Hold.NOTHING
@@ -127,7 +128,7 @@ class Sender:
         self._ledger.keep_only(prospect.committed_bytes)
         served = self._ledger.served()
         packet_bytes = policy.packet_bytes_for(self._settings, self._link.estimate, budget)
-        return RevisionWanted(len(served), budget, packet_bytes, served)
+        return RevisionWanted(len(served), budget, packet_bytes, served, prospect.scans)
 
     def revise(self, revision: PackedRevision | None, now: float) -> None:
         """Takes the new plan that was asked for, or that there is none."""
@@ -142,7 +143,7 @@ class Sender:
         else:
             self.stats.revisions += 1
             self._ledger.add(revision)
-            self._copies.append(policy.header_copies(self._settings, self._link.estimate, now, len(self._copies)))
+            self._copy_headers(revision, now)
         self._settle(now)
 
     def reconnected(self, now: float) -> None:
@@ -215,6 +216,11 @@ class Sender:
         while (entry := self._ledger.next_open()) is not None and len(entry.data) > self._left:
             self._ledger.give_up(entry)
         return entry or self._spare_copy(now)
+
+    def _copy_headers(self, plan: PackedRevision, now: float) -> None:
+        """Says how often the headers of a plan and its scans go before anything is known of them."""
+        for scan in (plan, *plan.scans):
+            self._copies.append(policy.header_copies(self._settings, self._link.estimate, now, scan.number))
 
     def _due_copy(self) -> Entry | None:
         """A header once more, before anything is known, with some packets between."""
@@ -291,7 +297,8 @@ class Sender:
         """Whether a packet goes too late to be sent again, and would be missed."""
         link = self._link.estimate
         late = self._hurry and policy.rounds_left(self._settings, link, now) < 1
-        return late and self._closed and entry.kind is PacketKind.PATCHES and link.loss_rate >= policy.WORTH_REPAIR
+        missed = entry.kind is PacketKind.PATCHES and not entry.refines
+        return late and self._closed and missed and link.loss_rate >= policy.WORTH_REPAIR
 
     def _joins_block(self, entry: Entry, now: float) -> bool:
         """Whether a packet belongs to the block of repair that is being sent, with time and bytes for its repair."""
@@ -387,7 +394,7 @@ class Sender:
         """What a new plan could do, if one is worth having now, or soon."""
         if self.done or not self._closed or self._rejoining or self._holding.blind or not self._sure:
             return None
-        if len(self._ledger.revisions) >= MAX_REVISIONS:
+        if len(self._ledger.revisions) + policy.scans_for(self._settings) > MAX_REVISIONS:
             return None
         waiting = self._link.waiting_bytes(now)
         return self._replanning.wish(self._ledger, self._link.estimate, waiting, now, soon=soon)
@@ -425,7 +432,7 @@ class Sender:
         awaits = self._ledger.unresolved_packets and not self._holding.blind and self._answer_matters(now)
         if awaits or self._spare_copy(now) is not None:
             return False
-        if len(self._ledger.revisions) < _FINER_PLANS and self._replanning.enough_time(self._link.estimate, now):
+        if len(self._ledger.plans) < _FINER_PLANS and self._replanning.enough_time(self._link.estimate, now):
             return self._holding.blind
         return self._wish(now, soon=not self._hurry) is None
 

@@ -6,8 +6,9 @@ body    cut:1 bit, patches:15 bits │ string                      (big endian)
         string of all others by `lossy_model`; never both in one body
 ```
 A body holds patches that follow each other in the order of sending and needs nothing but the stream header to be
-decoded: not the packets before it, not those after. The first bit is 0 on the wire; a receiver that has but the
-beginning of a body sets it, and gets the patches as coarse as that beginning tells.
+decoded: not the packets before it, not those after. The first bit says that only the beginning of the body is there,
+and that the patches come as coarse as that tells: a receiver sets it where the rest was cut off, a sender where the
+rest follows in another scan. A part of a later scan looks the same, its string goes on where the last one ended.
 """
 
 import hashlib
@@ -224,9 +225,46 @@ def beginning(body: bytes) -> bytes:
     return (count | _CUT).to_bytes(COUNT_BYTES, "big") + body[COUNT_BYTES:] if count else b""
 
 
+def parts_of(body: bytes, limit_bytes: int) -> list[bytes]:
+    """Cuts a body of lossy patches for several scans.
+
+    Args:
+        body: whole.
+        limit_bytes: of each part.
+
+    Returns:
+        One part per scan, alike in length; the body alone if it fits.
+    """
+    count = parts_needed(len(body), limit_bytes)
+    if count == 1:
+        return [body]
+    string, patches = body[COUNT_BYTES:], patches_in(body)
+    step = math.ceil(len(string) / count)
+    flags = [_CUT] * (count - 1) + [0]
+    return [
+        (patches | flag).to_bytes(COUNT_BYTES, "big") + string[number * step : (number + 1) * step]
+        for number, flag in enumerate(flags)
+    ]
+
+
+def parts_needed(body_bytes: int, limit_bytes: int) -> int:
+    """How many parts of at most `limit_bytes` a body makes."""
+    return max(math.ceil((body_bytes - COUNT_BYTES) / (limit_bytes - COUNT_BYTES)), 1)
+
+
+def joined(parts: Sequence[bytes]) -> bytes:
+    """The body, or the beginning of it, that the parts of the first scans make; at least one."""
+    return parts[-1][:COUNT_BYTES] + b"".join(part[COUNT_BYTES:] for part in parts)
+
+
+def goes_on(body: bytes) -> bool:
+    """Whether a body, or a part of one, says that it is but a beginning."""
+    return body[:1] >= b"\x80"
+
+
 def run_of(scene: Scene, first: int, body: bytes) -> Run | None:
     """The patches of a body; None where it claims what no sender would send, or is but a part of exact patches."""
-    count, cut = patches_in(body), body[:1] >= b"\x80"
+    count, cut = patches_in(body), goes_on(body)
     if not count > 0 or first + count > len(scene.order):
         return None
     numbers = scene.order[first : first + count]

@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 
-from shared.arrays import Int16Array, Int64Array, UInt8Array
+from shared.arrays import AnyArray, Int16Array, Int64Array, UInt8Array
 from shared.codec.entropy.context import QUALITIES
 from shared.patches import PatchGrid
 
@@ -35,6 +35,9 @@ QUALITY_EXACT: Final = -2
 """What stands for a quantiser where the patch is exact."""
 
 
+_ALL_MISSING: Final = 48  # quantisers: of one of four scans there is as much to be seen as under a step 5 times as wide
+
+
 def qualities_of(levels: UInt8Array, base: int, spacing: int) -> Int16Array:
     """The quantiser of each patch.
 
@@ -51,6 +54,16 @@ def qualities_of(levels: UInt8Array, base: int, spacing: int) -> Int16Array:
     qualities[levels == SKIPPED] = QUALITY_SKIPPED
     qualities[levels == EXACT] = QUALITY_EXACT
     return np.asarray(qualities, np.int16)
+
+
+def coarser_by(missing: AnyArray | int, scans: int) -> AnyArray:
+    """By how many quantisers patches count as coarser of which scans are missing; the measured loss, about.
+
+    Args:
+        missing: how many scans of each patch, 0 to `scans`.
+        scans: in how many it comes.
+    """
+    return np.asarray(_ALL_MISSING * np.asarray(missing) // scans)
 
 
 def sending_order(levels: UInt8Array, grid: PatchGrid) -> Int64Array:
