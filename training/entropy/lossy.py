@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from shared.arrays import AnyArray, Float32Array, Int64Array
+from shared.arrays import AnyArray, Float32Array, Int64Array, UInt8Array
 from shared.codec.entropy.context import QUALITY_SCALE, QUALITY_ZERO
 from shared.codec.entropy.transform import PatchTransform
 from shared.codec.entropy.weights import save_lossy
@@ -131,6 +131,12 @@ def training_photos(photos: Photos) -> Int64Array:
     return np.setdiff1d(np.arange(len(photos)), np.array(_HELD_OUT))
 
 
+def counted_photos(photos: Photos) -> list[UInt8Array]:
+    """Some of them from every source, to count tables on."""
+    every = np.linspace(0, len(photos) - 1, _COUNTED).astype(int)
+    return [np.asarray(photos[int(i)]) for i in np.intersect1d(every, training_photos(photos))]
+
+
 def _learn(
     network: nn.Module,
     optimiser: torch.optim.Optimizer,
@@ -184,9 +190,7 @@ def main(data: Path, out: Path, cycles: int, rate: float, checkpoint: Path | Non
     training.run(checkpoint)
     training.networks.load_state_dict(training.average)
     networks = [exact_network(network) for network in training.networks]  # type: ignore[arg-type]
-    every = np.linspace(0, len(photos) - 1, _COUNTED).astype(int)
-    counted = [np.asarray(photos[int(i)]) for i in np.intersect1d(every, training_photos(photos))]
-    model = counted_model(training.transform, networks, counted, seed=0)
+    model = counted_model(training.transform, networks, counted_photos(photos), seed=0)
     save_lossy(out, model, {"cycles": str(training.done), "photos": str(len(photos) - len(_HELD_OUT))})
 
 

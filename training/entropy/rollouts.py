@@ -22,7 +22,7 @@ _COARSEST: Final = 128
 _ENLARGED: Final = 0.35
 _FACTORS: Final = (1.15, 2.0)
 _GRAIN: Final = 2.0  # grey levels, the same for all colours
-_NO_SHRINK: Final[Float64Array] = np.zeros((GROUPS * SCALES, 3))
+_NO_SHRINK: Final[Float64Array] = np.zeros((1, GROUPS * SCALES, 3))
 
 
 @dataclass
@@ -55,6 +55,12 @@ class Crop:
     """(n, 192) of the patches that are sent."""
     context: PatchContext
     """Theirs, fresh."""
+    background: Float64Array
+    """(n, 3) its first guess."""
+
+    def fresh_context(self) -> PatchContext:
+        """Another one, of which nothing is coded yet."""
+        return PatchContext(self.context.rows, self.context.columns, self.context.qualities, self.background)
 
 
 def random_crop_coded(photo: UInt8Array, transform: PatchTransform, rng: np.random.Generator) -> Crop | None:
@@ -68,7 +74,8 @@ def random_crop_coded(photo: UInt8Array, transform: PatchTransform, rng: np.rand
     rows, columns = np.divmod(sent, grid.columns)
     if not len(sent):
         return None
-    return Crop(coefficients[sent], PatchContext(rows, columns, qualities[sent], background[sent]))
+    context = PatchContext(rows, columns, qualities[sent], background[sent])
+    return Crop(coefficients[sent], context, background[sent])
 
 
 def roll_out(photo: UInt8Array, transform: PatchTransform, predictor: Predictor, rng: np.random.Generator) -> Examples:
@@ -82,7 +89,7 @@ def roll_out(photo: UInt8Array, transform: PatchTransform, predictor: Predictor,
     if crop is not None:
         recorder = _Recorder(predictor, crop, examples)
         groups = np.full(crop.context.count, GROUPS)
-        run(recorder.watched(), recorder, _NO_SHRINK, recorder.choose, groups)
+        run(recorder.watched(), recorder, _NO_SHRINK, recorder.choose, groups, dependent=False)
     return examples
 
 

@@ -43,9 +43,13 @@ def _exact_head(head: nn.Module) -> ExactNetwork:
 
 
 def shrink_of(sums: Float64Array) -> Float64Array:
-    """(GROUPS * SCALES, 3) whole MEAN_PARTS by which residuals of 0, 1 and more are nearer to the mean, as counted."""
+    """(quantisers, GROUPS * SCALES, 3) whole MEAN_PARTS by which residuals of 0, 1 and more are nearer to the mean.
+
+    Args:
+        sums: (quantisers, GROUPS * SCALES, 3, 2) of `counting.Tally`.
+    """
     mean = np.where(sums[..., 1] >= 50, sums[..., 0] / np.maximum(sums[..., 1], 1), 0)
-    mean[:, 0] = 0
+    mean[..., 0] = 0
     return np.asarray(np.clip(np.rint(mean * MEAN_PARTS), -8, 24))
 
 

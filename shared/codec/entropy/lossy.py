@@ -8,7 +8,8 @@ for every step (schedule.py):
                                                      └──► table ────────► coded or read
         context ◄── mean + residual, what the decoder will see
 ```
-Encoder and decoder run the same loop and differ in one function: where the residuals come from.
+Encoder and decoder run the same loop and differ in one function: where the residuals come from. Where residuals are
+likely to be large, what they stand for depends on those before them (`trellis.py`); not so in estimates.
 """
 
 import os
@@ -23,6 +24,7 @@ import numpy as np
 from shared.arrays import AnyArray, Float64Array, Int64Array
 from shared.codec.entropy.context import PatchContext
 from shared.codec.entropy.schedule import Step, steps
+from shared.codec.entropy.trellis import NO_LANES, POINT_PARTS, Lanes, lanes_of, on_second, points
 
 MEAN_PARTS: Final = 64
 """Means and reconstruction points are counted in this part of a quantiser step."""
@@ -88,6 +90,8 @@ class Prediction:
     """(t, 1) quantiser steps in coefficient units."""
     scales: Int64Array
     """(t, part) how far from the mean a coefficient is likely to be."""
+    lanes: Lanes
+    """The residuals that are quantised dependently."""
 
     @property
     def first_table(self) -> int:
@@ -103,12 +107,25 @@ class Prediction:
         """The coefficients that residuals (t, part) stand for, in coefficient units, whole numbers.
 
         Args:
-            residuals: in quantiser steps.
-            shrink: (GROUPS * SCALES, 3) by how many MEAN_PARTS residuals of 0, 1, and more are nearer to the mean,
-                of each table.
+            residuals: in quantiser steps, those in lanes in pairs of points (`trellis.points`).
+            shrink: (2, GROUPS * SCALES, 3) by how many MEAN_PARTS residuals of 0, 1, and more are nearer to the mean,
+                of each table: on their own or on a lane's first quantiser, and on the second.
         """
-        inward = np.sign(residuals) * shrink[self.tables, np.minimum(np.abs(residuals), 2)]
-        return np.asarray(self.means + np.floor((residuals * MEAN_PARTS - inward) * self.widths / MEAN_PARTS))
+        each, tables, where = residuals.ravel(), self.tables.ravel(), self.lanes.where
+        parts = each * MEAN_PARTS - _inward(each, tables, shrink[0])
+        if len(where):
+            parts[where] = self._parts_in_lanes(each[where], tables[where], shrink)
+        return np.asarray(self.means + np.floor(parts.reshape(residuals.shape) * self.widths / MEAN_PARTS))
+
+    def _parts_in_lanes(self, residuals: Int64Array, tables: Int64Array, shrink: Float64Array) -> Float64Array:
+        second = on_second(residuals, self.lanes)
+        inward = np.where(second, *(_inward(residuals, tables, shrink[quantiser]) for quantiser in (1, 0)))
+        return np.asarray(points(residuals, second) * POINT_PARTS - inward)
+
+
+def _inward(residuals: Int64Array, tables: Int64Array, shrink: Float64Array) -> Float64Array:
+    """(n,) by how many MEAN_PARTS residuals are nearer to the mean than they say, with their signs."""
+    return np.asarray(np.sign(residuals) * shrink[tables, np.minimum(np.abs(residuals), 2)])
 
 
 Residuals = Callable[[Prediction], Int64Array]
@@ -116,7 +133,13 @@ Residuals = Callable[[Prediction], Int64Array]
 
 
 def run(
-    context: PatchContext, predictor: Predictor, shrink: Float64Array, residuals: Residuals, groups: Int64Array
+    context: PatchContext,
+    predictor: Predictor,
+    shrink: Float64Array,
+    residuals: Residuals,
+    groups: Int64Array,
+    *,
+    dependent: bool = True,
 ) -> None:
     """Codes all patches of a context, which afterwards holds what was decoded.
 
@@ -126,16 +149,19 @@ def run(
         shrink: see `Prediction.values`.
         residuals: chooses or reads.
         groups: (n,) how many groups of coefficients each patch has; those beyond stay 0.
+        dependent: whether residuals form lanes; otherwise each is quantised on its own, for estimates and training.
     """
     for step in steps(int(groups.max(initial=0))):
         targets = step.targets(context.rows, context.columns)
         targets = targets[groups[targets] > step.group]
         if len(targets):
-            for prediction in _predictions(context, predictor, step, targets):
+            for prediction in _predictions(context, predictor, step, targets, dependent):
                 context.learn(step, prediction.part, targets, prediction.values(residuals(prediction), shrink))
 
 
-def _predictions(context: PatchContext, predictor: Predictor, step: Step, targets: Int64Array) -> Iterator[Prediction]:
+def _predictions(
+    context: PatchContext, predictor: Predictor, step: Step, targets: Int64Array, dependent: bool
+) -> Iterator[Prediction]:
     """Of each part of a step, once the context has learnt the parts before."""
     estimate = context.estimate(step, targets)
     widths = context.step_widths[targets][:, None]
@@ -156,7 +182,8 @@ def _predictions(context: PatchContext, predictor: Predictor, step: Step, target
         found = _on_all_cores(of_part, shares, shared)
         means, scales = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
         origin = estimate[:, part.start - step.start : part.stop - step.start]
-        yield Prediction(step, part, targets, origin + np.floor(means * widths / MEAN_PARTS), widths, scales)
+        lanes = lanes_of(scales, context.packets[targets]) if dependent else NO_LANES
+        yield Prediction(step, part, targets, origin + np.floor(means * widths / MEAN_PARTS), widths, scales, lanes)
 
 
 def _shares(count: int) -> list[slice]:

@@ -17,19 +17,22 @@ from typing import Final
 import numpy as np
 
 from shared.arrays import AnyArray, BoolArray, Float32Array, Float64Array, Int64Array
-from shared.codec.entropy.context import PatchContext, inputs_of
-from shared.codec.entropy.lossy import MEAN_PARTS, SCALES, Prediction, run
+from shared.codec.entropy.choosing import Chooser
+from shared.codec.entropy.context import QUALITIES, PatchContext, inputs_of
+from shared.codec.entropy.lossy import SCALES, Prediction, run
 from shared.codec.entropy.part_network import PartNetwork
 from shared.codec.entropy.schedule import GROUP_ENDS, GROUPS, parts_of
-from shared.codec.entropy.symbols import SymbolReader, SymbolTables, SymbolWriter, read_together, write_together
+from shared.codec.entropy.symbols import SymbolCosts, SymbolReader, SymbolTables, read_together
 from shared.codec.entropy.transform import PatchTransform
 from shared.errors import WeightsError
+
+QUALITY_BAND: Final = 16
+"""Quantisers that share a factor of `Estimates`."""
 
 DEFAULT_PRICE: Final = 0.12
 """Squared quantiser steps that a bit is worth to the encoder; by measurement on training photos."""
 
 _NEVER_COUNTS: Final = 0.6  # coefficients below this part of a step are coded as 0 whatever is expected of them
-_LEAST_CODED: Final = 0.5
 _ENDING_BYTES: Final = 1.5  # by which a string is longer than its symbols, on average
 
 
@@ -66,6 +69,34 @@ class LossyDecoding:
 
 
 @dataclass(frozen=True)
+class Estimates:
+    """What coding would take, nearly, without the search for the way through the states.
+
+    Each residual is quantised on its own, and then counted as what its like take where they depend on each other.
+
+    Raises:
+        WeightsError: the parts do not fit each other.
+    """
+
+    costs: SymbolCosts
+    """GROUPS * SCALES of them."""
+    shrink: Float64Array
+    """(1, GROUPS * SCALES, 3), see `lossy.Prediction.values`; whole numbers."""
+    factors: Float64Array
+    """(QUALITIES / QUALITY_BAND,) what residuals take over what they cost, by the quantiser of their patch."""
+
+    def __post_init__(self) -> None:
+        if len(self.costs.bits) != GROUPS * SCALES or self.shrink.shape != (1, GROUPS * SCALES, 3):
+            raise WeightsError("there are not as many estimates as groups and scales")
+        if self.factors.shape != (QUALITIES // QUALITY_BAND,) or not (self.factors > 0).all():
+            raise WeightsError("estimates have no factor for every quantiser")
+
+    def factors_of(self, qualities: Int64Array) -> Float64Array:
+        """(n,) factors of patches under (n,) quantisers."""
+        return np.asarray(self.factors[qualities // QUALITY_BAND])
+
+
+@dataclass(frozen=True)
 class LossyModel:
     """Everything that was learnt.
 
@@ -79,13 +110,14 @@ class LossyModel:
     tables: SymbolTables
     """GROUPS * SCALES of them."""
     shrink: Float64Array
-    """See `lossy.Prediction.values`; whole numbers."""
+    """(2, GROUPS * SCALES, 3), see `lossy.Prediction.values`; whole numbers."""
+    estimates: Estimates
 
     def __post_init__(self) -> None:
         shapes = [(inputs_of(group), [part.stop - part.start for part in parts_of(group)]) for group in range(GROUPS)]
         if [(network.inputs, [size // 2 for size in network.outputs]) for network in self.networks] != shapes:
             raise WeightsError("the context networks are not of the right shapes")
-        if len(self.tables.frequencies) != GROUPS * SCALES or self.shrink.shape != (GROUPS * SCALES, 3):
+        if len(self.tables.frequencies) != GROUPS * SCALES or self.shrink.shape != (2, GROUPS * SCALES, 3):
             raise WeightsError("there are not as many tables as groups and scales")
 
     def shared(self, group: int, features: AnyArray) -> AnyArray:
@@ -106,18 +138,30 @@ class LossyModel:
             context: the same patches, fresh, with packet numbers from 0 up.
             price: squared quantiser steps that a bit is worth; 0 for the least error.
         """
-        chooser = self.chooser(coefficients, context.packets, price)
-        self.run_encoder(coefficients, context, chooser)
-        bodies = chooser.bodies()
+        chooser = self.choose(coefficients, context, price)
+        bodies = chooser.bodies(self.tables)
         _drop_beyond(context.values[:-1], chooser.groups[context.packets])
         return LossyEncoding(bodies, context.values[:-1], chooser.bits)
 
+    def choose(self, coefficients: Float32Array, context: PatchContext, price: float) -> Chooser:
+        """All residuals of all groups that may hold any; arguments as of `encode`."""
+        chooser = Chooser(self.tables.costs, self.shrink, coefficients, context.packets, price)
+        run(context, self, self.shrink, chooser, _needed(coefficients, context))
+        return chooser
+
     def measure(self, coefficients: Float32Array, context: PatchContext, price: float) -> LossyMeasure:
         """About what `encode` would give, in less than half the time; arguments as there."""
-        chooser = self._rough.chooser(coefficients, context.packets, price)
-        self._rough.run_encoder(coefficients, context, chooser)
+        chooser = self.choose_roughly(coefficients, context, price)
         bits = [chooser.group_bits[packet, :groups].sum() for packet, groups in enumerate(chooser.groups)]
         return LossyMeasure(tuple(1 + math.ceil(count / 8 + _ENDING_BYTES) for count in bits), chooser.bits)
+
+    def choose_roughly(self, coefficients: Float32Array, context: PatchContext, price: float) -> Chooser:
+        """Residuals as of `estimates`; arguments as of `encode`."""
+        costs, shrink = self.estimates.costs, self.estimates.shrink
+        factors = self.estimates.factors_of(context.qualities)
+        chooser = Chooser(costs, shrink, coefficients, context.packets, price, factors=factors)
+        run(context, self._rough, shrink, chooser, _needed(coefficients, context), dependent=False)
+        return chooser
 
     @cached_property
     def _rough(self) -> "LossyModel":
@@ -136,93 +180,22 @@ class LossyModel:
         run(context, self, self.shrink, reader, reader.groups[context.packets])
         return LossyDecoding(context.values[:-1], reader.damaged)
 
-    def chooser(self, coefficients: Float32Array, packets: Int64Array, price: float) -> "Chooser":
-        """An encoder's choice of residuals, with nothing chosen yet."""
-        return Chooser(self, coefficients, packets, price)
 
-    def run_encoder(self, coefficients: Float32Array, context: PatchContext, chooser: "Chooser") -> None:
-        """Lets it choose all residuals of all groups that may hold any."""
-        run(context, self, self.shrink, chooser, self._needed(coefficients, context))
-
-    def _needed(self, coefficients: Float32Array, context: PatchContext) -> Int64Array:
-        """(n,) groups of each patch that may hold anything, the same for all patches of a packet."""
-        packets = int(context.packets.max(initial=-1)) + 1
-        needed = np.ones(packets, np.int64)
-        limits = (_NEVER_COUNTS * context.step_widths).astype(np.float32)
-        for group in range(1, GROUPS):
-            block = np.abs(coefficients[:, GROUP_ENDS[group - 1] : GROUP_ENDS[group]]).max(axis=1)
-            needed[context.packets[block > limits]] = group + 1
-        return needed[context.packets]
+def _needed(coefficients: Float32Array, context: PatchContext) -> Int64Array:
+    """(n,) groups of each patch that may hold anything, the same for all patches of a packet."""
+    packets = int(context.packets.max(initial=-1)) + 1
+    needed = np.ones(packets, np.int64)
+    limits = (_NEVER_COUNTS * context.step_widths).astype(np.float32)
+    for group in range(1, GROUPS):
+        block = np.abs(coefficients[:, GROUP_ENDS[group - 1] : GROUP_ENDS[group]]).max(axis=1)
+        needed[context.packets[block > limits]] = group + 1
+    return needed[context.packets]
 
 
 def _drop_beyond(values: Float64Array, groups: Int64Array) -> None:
     """Sets what is not sent to what the decoder has."""
     for group in range(1, GROUPS):
         values[groups <= group, GROUP_ENDS[group - 1] : GROUP_ENDS[group]] = 0
-
-
-class Chooser:
-    """Chooses residuals by what they cost and what they mend, and keeps them."""
-
-    def __init__(self, model: LossyModel, coefficients: Float32Array, packets: Int64Array, price: float) -> None:
-        self._model, self._coefficients, self._price = model, coefficients, price
-        self._packet_of = packets
-        self.packets = int(packets.max(initial=-1)) + 1
-        self.coded: list[tuple[Prediction, Int64Array]] = []
-        self.bits = np.zeros(len(coefficients))
-        """(n,) about what each patch takes."""
-        self.group_bits = np.zeros((self.packets, GROUPS))
-        """About what each group of each packet takes."""
-        self.groups = np.zeros(self.packets, np.int64)
-        """How many groups of each packet are not empty."""
-
-    def __call__(self, prediction: Prediction) -> Int64Array:
-        """The residuals of a step."""
-        true = self._coefficients[prediction.targets, prediction.part]
-        wanted = (true - prediction.means) / prediction.widths
-        residuals = self._choose(wanted, prediction.tables)
-        self.coded.append((prediction, residuals))
-        self._count(prediction, residuals)
-        return residuals
-
-    def _count(self, prediction: Prediction, residuals: Int64Array) -> None:
-        group, packets = prediction.step.group, self._packet_of[prediction.targets]
-        bits = self._model.tables.sparse_bits(residuals, prediction.tables).sum(axis=1)
-        self.bits[prediction.targets] += bits
-        self.group_bits[:, group] += np.bincount(packets, bits, self.packets)
-        self.groups[packets[residuals.any(axis=1)]] = group + 1
-
-    def _choose(self, wanted: Float64Array, tables: Int64Array) -> Int64Array:
-        residuals = np.zeros(wanted.shape, np.int64)
-        some = np.nonzero(np.abs(wanted) > _LEAST_CODED)
-        magnitude, sign, table = np.abs(wanted[some]), np.sign(wanted[some]).astype(np.int64), tables[some]
-        nearest = np.rint(magnitude).astype(np.int64)
-        best = np.zeros_like(nearest)
-        cost = self._cost(magnitude, best, sign, table)
-        for candidate in (nearest - 1, nearest):
-            other = self._cost(magnitude, candidate, sign, table)
-            better = other < cost
-            best, cost = np.where(better, candidate, best), np.where(better, other, cost)
-        residuals[some] = best * sign
-        return residuals
-
-    def _cost(self, magnitude: Float64Array, candidate: Int64Array, sign: Int64Array, table: Int64Array) -> AnyArray:
-        inward = self._model.shrink[table, np.minimum(candidate, 2)] / MEAN_PARTS * (candidate > 0)
-        bits = self._model.tables.code_bits(candidate * sign, table)
-        return (magnitude - candidate + inward) ** 2 + self._price * bits
-
-    def bodies(self) -> tuple[bytes, ...]:
-        """The string of each packet."""
-        writers = [SymbolWriter() for _ in range(self.packets)]
-        for prediction, residuals in self.coded:
-            packets = self._packet_of[prediction.targets]
-            rows = np.flatnonzero(self.groups[packets] > prediction.step.group)
-            owners = packets[rows].repeat(residuals.shape[1])
-            tables = prediction.first_table + prediction.scales[rows]
-            write_together(writers, self._model.tables, residuals[rows].ravel(), tables.ravel(), owners)
-        return tuple(
-            bytes([groups]) + writer.to_bytes() for groups, writer in zip(self.groups.tolist(), writers, strict=True)
-        )
 
 
 class _Reader:

@@ -41,6 +41,52 @@ _SIGN_MODEL: Final = _Uniform(2)
 
 
 @dataclass(frozen=True)
+class SymbolCosts:
+    """What symbols take, about; for choosing and estimating only, never for coding.
+
+    Raises:
+        WeightsError: an entry is no number of bits.
+    """
+
+    bits: Float64Array
+    """(tables, 2 * reach + 2): of -reach..reach, then of the escape."""
+
+    def __post_init__(self) -> None:
+        if self.bits.ndim != 2 or self.bits.shape[1] % 2 or not (self.bits >= 0).all():
+            raise WeightsError("bits have no such shape, or are below 0")
+
+    @property
+    def reach(self) -> int:
+        """Values of larger magnitude escape."""
+        return int(self.bits.shape[1]) // 2 - 1
+
+    def code_bits(self, symbols: AnyArray, numbers: AnyArray) -> Float64Array:
+        """Bits that each value takes under its table, escapes included.
+
+        Args:
+            symbols: integers of any shape.
+            numbers: table numbers, shape as `symbols`.
+        """
+        columns = _columns(symbols, self.reach)
+        bits: Float64Array = self.bits.ravel()[np.asarray(numbers, np.int64) * self.bits.shape[1] + columns]
+        escaped = columns == 2 * self.reach + 1
+        if escaped.any():
+            bits[escaped] += 2 * excess_sizes(_excess(np.asarray(symbols)[escaped], self.reach))
+        return bits
+
+    def sparse_bits(self, symbols: Int64Array, numbers: Int64Array) -> Float64Array:
+        """As `code_bits`, quickly where most of the symbols are 0."""
+        bits: Float64Array = self._bits_of_zero[numbers]
+        some = np.nonzero(symbols)
+        bits[some] = self.code_bits(symbols[some], numbers[some])
+        return bits
+
+    @cached_property
+    def _bits_of_zero(self) -> Float64Array:
+        return np.ascontiguousarray(self.bits[:, self.reach])
+
+
+@dataclass(frozen=True)
 class SymbolTables:
     """Tables of frequencies.
 
@@ -66,34 +112,13 @@ class SymbolTables:
         return int(self.frequencies.shape[1]) // 2 - 1
 
     @cached_property
-    def bits(self) -> Float64Array:
-        """(tables, 2 * reach + 2) bits of each symbol; for choosing only, never for coding."""
-        return -np.log2(self.frequencies / FREQUENCY_TOTAL)
+    def costs(self) -> SymbolCosts:
+        """What symbols take."""
+        return SymbolCosts(np.asarray(-np.log2(self.frequencies / FREQUENCY_TOTAL), np.float64))
 
     def code_bits(self, symbols: AnyArray, numbers: AnyArray) -> Float64Array:
-        """Bits that each value takes under its table, escapes included; for choosing only.
-
-        Args:
-            symbols: integers of any shape.
-            numbers: table numbers, shape as `symbols`.
-        """
-        columns = _columns(symbols, self.reach)
-        bits: Float64Array = self.bits.ravel()[np.asarray(numbers, np.int64) * self.frequencies.shape[1] + columns]
-        escaped = columns == 2 * self.reach + 1
-        if escaped.any():
-            bits[escaped] += 2 * _sizes(_excess(np.asarray(symbols)[escaped], self.reach))
-        return bits
-
-    def sparse_bits(self, symbols: Int64Array, numbers: Int64Array) -> Float64Array:
-        """As `code_bits`, quickly where most of the symbols are 0."""
-        bits: Float64Array = self._bits_of_zero[numbers]
-        some = np.nonzero(symbols)
-        bits[some] = self.code_bits(symbols[some], numbers[some])
-        return bits
-
-    @cached_property
-    def _bits_of_zero(self) -> Float64Array:
-        return np.ascontiguousarray(self.bits[:, self.reach])
+        """See `SymbolCosts.code_bits`."""
+        return self.costs.code_bits(symbols, numbers)
 
     @cached_property
     def models(self) -> dict[int, Any]:
@@ -136,7 +161,7 @@ class SymbolWriter:
         write_together([self], tables, symbols, numbers, np.zeros(len(numbers), np.int64))
 
     def _write_excess(self, excess: Int64Array) -> None:
-        magnitudes, sizes = np.abs(excess), _sizes(excess)
+        magnitudes, sizes = np.abs(excess), excess_sizes(excess)
         self._encoder.encode((sizes - 1).astype(np.int32), _SIZE_MODEL)
         self._encoder.encode((excess < 0).astype(np.int32), _SIGN_MODEL)
         long = sizes > 1
@@ -331,7 +356,7 @@ def _excess(escaped: AnyArray, reach: int) -> Int64Array:
     return np.asarray(values - reach * np.sign(values), np.int64)
 
 
-def _sizes(excess: Int64Array) -> Int64Array:
-    """Bits of each magnitude, 1 to 16."""
+def excess_sizes(excess: Int64Array) -> Int64Array:
+    """Bits of each magnitude beyond the reach, 1 to 16; it takes twice as many, less one, and one for its sign."""
     sizes: Int64Array = np.frexp(np.abs(excess).astype(np.float64))[1].astype(np.int64)
     return sizes

@@ -5,16 +5,16 @@ from typing import Final
 
 import numpy as np
 
-from shared.arrays import AnyArray
-from shared.codec.entropy.lossy_model import LossyModel
+from shared.arrays import AnyArray, Float64Array
+from shared.codec.entropy.lossy_model import Estimates, LossyModel
 from shared.codec.entropy.part_network import PartNetwork
 from shared.codec.entropy.schedule import GROUPS
-from shared.codec.entropy.symbols import SymbolTables
+from shared.codec.entropy.symbols import SymbolCosts, SymbolTables
 from shared.codec.entropy.transform import PatchTransform
 from shared.errors import WeightsError
 from shared.weights import default_path, read_weights, write_weights
 
-LOSSY_FORMAT: Final = "mmsc-entropy-2"
+LOSSY_FORMAT: Final = "mmsc-entropy-3"
 """Format and version tag of the weights file."""
 
 
@@ -44,6 +44,9 @@ def save_lossy(path: Path, model: LossyModel, settings: dict[str, str]) -> None:
         "basis": model.transform.basis,
         "frequencies": model.tables.frequencies,
         "shrink": model.shrink.astype(np.int8),
+        "estimates.bits": model.estimates.costs.bits.astype(np.float32),
+        "estimates.shrink": model.estimates.shrink.astype(np.int8),
+        "estimates.factors": model.estimates.factors.astype(np.float32),
     }
     for group, network in enumerate(model.networks):
         tensors |= network.to_tensors(f"group{group}")
@@ -52,8 +55,14 @@ def save_lossy(path: Path, model: LossyModel, settings: dict[str, str]) -> None:
 
 def _model(tensors: dict[str, AnyArray]) -> LossyModel:
     networks = tuple(PartNetwork.from_tensors(tensors, f"group{group}") for group in range(GROUPS))
-    shrink = tensors["shrink"]
-    if shrink.dtype != np.int8:
-        raise WeightsError(f"shrink is of type {shrink.dtype}")
-    tables = SymbolTables(tensors["frequencies"])
-    return LossyModel(PatchTransform(tensors["basis"]), networks, tables, shrink.astype(np.float64))
+    tables, shrink = SymbolTables(tensors["frequencies"]), _shrink(tensors, "shrink")
+    costs = SymbolCosts(tensors["estimates.bits"].astype(np.float64))
+    factors = tensors["estimates.factors"].astype(np.float64)
+    estimates = Estimates(costs, _shrink(tensors, "estimates.shrink"), factors)
+    return LossyModel(PatchTransform(tensors["basis"]), networks, tables, shrink, estimates)
+
+
+def _shrink(tensors: dict[str, AnyArray], name: str) -> Float64Array:
+    if tensors[name].dtype != np.int8:
+        raise WeightsError(f"{name} is of type {tensors[name].dtype}")
+    return tensors[name].astype(np.float64)
