@@ -508,6 +508,21 @@ def test_after_a_break_nothing_but_a_question_goes_until_it_is_answered() -> Non
     assert sender.stats.again_bytes > 0
 
 
+def test_after_a_break_that_nobody_answers_it_sends_without_being_asked_again() -> None:
+    sender = Sender(packed(6_000), SenderSettings(6_000), replace(SURE, rate_bps=1e9), ID, 0.0)
+    sender.reconnected(0.0)
+    kinds, now = [], 0.0
+    for _ in range(100):
+        kinds += [Packet.from_bytes(data).kind for data in sender.give(now, 10_000)]
+        if sender.done:
+            break
+        now = sender.wake_s
+    assert sender.done
+    assert kinds[0] is PacketKind.POLL
+    assert PacketKind.HEADER in kinds
+    assert kinds.count(PacketKind.PATCHES) >= 3
+
+
 # ---- for comparison --------------------------------------------------------------------------------
 
 

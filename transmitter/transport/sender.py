@@ -190,7 +190,10 @@ class Sender:
     def _next(self, now: float, room_bytes: int) -> bytes | None:
         """The next packet, if any may go."""
         if self._rejoining:
-            return self._poll(now) if self._poll_due(Hold.NOTHING, now, room_bytes) else None
+            due = self._poll_due(Hold.NOTHING, now, room_bytes)
+            # Where nobody has answered for too long, that was the end of it: all is sent anew.
+            if due or self._rejoining:
+                return self._poll(now) if due else None
         if self._asks_early(room_bytes):
             return self._poll(now)
         entry = self._next_entry(now)
