@@ -20,7 +20,7 @@ from transmitter.entropy.closing import (
     patches_exponent,
     seen_exponent,
 )
-from transmitter.entropy.settings import ALL_EXACT, Setting
+from transmitter.entropy.settings import ALL_EXACT, EXACT_BELOW, Setting
 from transmitter.entropy.trials import Trial, Trials
 
 _JUST: Final = 0.985
@@ -147,7 +147,13 @@ class Search:
         return fineness
 
     def _between(self, over: Trial, fits: Trial) -> int:
-        """Where the budget lies between two trials, if the logarithm of the bytes falls evenly."""
+        """Where the budget lies between two trials, if the logarithm of the bytes falls evenly.
+
+        Under a mask it does not: all inside becomes exact at once, and beyond that only the outside grows.
+        """
+        exact = EXACT_BELOW - 1
+        if self.trials.source.is_mask and over.setting.fineness < exact < fits.setting.fineness:
+            return exact
         share = math.log(over.wire_bytes / self.budget_bytes) / math.log(over.wire_bytes / fits.wire_bytes)
         return math.ceil(over.setting.fineness + share * (fits.setting.fineness - over.setting.fineness))
 

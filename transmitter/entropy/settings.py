@@ -59,6 +59,20 @@ class Source:
         coefficients[:, :MEANS] -= self.means[part]
         return coefficients
 
+    @property
+    def is_mask(self) -> bool:
+        """Whether relevance has but an inside and an outside."""
+        return bool((self.offsets == OUTSIDE).any())
+
+    @cached_property
+    def free(self) -> BoolArray | None:
+        """(grid.count, 8, 8) pixels outside a mask in patches that its edge cuts through; None without a mask."""
+        if self.edges is None:
+            return None
+        free = np.zeros(self.patches.shape[:-1], np.bool_)
+        free[self.edges.numbers] = ~self.edges.inside.reshape(-1, *self.patches.shape[1:])[..., 0]
+        return free
+
     @cached_property
     def shares(self) -> Float64Array:
         """(grid.count,) how much of each patch counts: at the edge of a mask, what lies inside."""
@@ -78,6 +92,11 @@ class Setting:
     """See `LossyModel.encode`."""
     more_exact: int = 0
     """How many of the most important lossy patches are exact nevertheless."""
+
+
+def outside_is_exact(fineness: int) -> bool:
+    """Whether what lies outside a mask is exact as well: then no pixel of any patch is free."""
+    return fineness + HALF_OCTAVE * OUTSIDE < EXACT_BELOW
 
 
 def guessed_bits(source: Source, fineness: int) -> Float64Array:

@@ -24,10 +24,10 @@ from shared.codec.entropy.levels import EXACT, sending_order
 from shared.codec.entropy.lossy_model import DEFAULT_PRICE
 from shared.entropy_level_map import encode as encode_level_map
 from shared.packets import PACKET_HEADER_BYTES, SECTION_HEADER_BYTES, StreamHeader
-from transmitter.entropy.exact_bodies import ExactBodies, halves
+from transmitter.entropy.exact_bodies import ExactBodies, Measure, halves
 from transmitter.entropy.revisions import Served
 from transmitter.entropy.samples import LEAST, in_company, stretches
-from transmitter.entropy.settings import Setting, Source, at_price, guessed_bits, levels_at
+from transmitter.entropy.settings import Setting, Source, at_price, guessed_bits, levels_at, outside_is_exact
 from transmitter.planning import Body, PlanRequest, wire_bytes
 
 _NEVER: Final = 1 << 40  # bytes
@@ -78,7 +78,8 @@ class Trials:
     request: PlanRequest
     served: Served | None = None
     """What is there already; None in a first plan."""
-    exact: ExactBodies = field(default_factory=ExactBodies)
+    exact: dict[bool, ExactBodies] = field(default_factory=lambda: {True: ExactBodies(), False: ExactBodies()})
+    """By whether all pixels of exact patches are exact, or only those inside the mask."""
     _guesses: dict[int, Float64Array] = field(default_factory=dict)
     factors: Float64Array | None = None
     """(grid.count,) of each patch's bits over what was guessed, as last seen, at the default price of a bit."""
@@ -101,7 +102,7 @@ class Trials:
         guess = self.guessed(fineness)
         levels, base, spacing = levels_at(self.source, Setting(fineness, DEFAULT_PRICE), self._closed(fineness, guess))
         scene = self._scene(levels, base, spacing)
-        learnt = self._sample_exact(scene, guess)
+        learnt = self._sample_exact(scene, fineness)
         lossy = scene.order[levels[scene.order] != EXACT]
         if len(lossy) >= LEAST:
             self.factors = self._sampled_factors(scene, list(stretches(lossy, turn)), guess)
@@ -123,7 +124,7 @@ class Trials:
         levels, base, spacing = levels_at(self.source, setting, self._closed(setting.fineness, guess))
         scene = self._scene(levels, base, spacing)
         bits = expected.copy()
-        pieces = [*self._exact(scene, guess), *self._lossy(scene, bits, setting.price, code)]
+        pieces = [*self._exact(scene, setting.fineness), *self._lossy(scene, bits, setting.price, code)]
         self._learn(levels, at_price(bits, DEFAULT_PRICE / setting.price) / np.maximum(guess, 1))
         header, bodies = self._header(scene), _bodies(pieces)
         whole = bodies if len(bodies) == len(pieces) else None
@@ -167,7 +168,7 @@ class Trials:
         """About what `run` would take at the default price, without coding or measuring anything."""
         guess = self.guessed(fineness)
         levels, _, _ = levels_at(self.source, Setting(fineness, DEFAULT_PRICE), self._closed(fineness, guess))
-        expected = np.where(levels == EXACT, self.exact.expected(guess), self._expected(guess))
+        expected = np.where(levels == EXACT, self.exact[self._whole(fineness)].expected(guess), self._expected(guess))
         bodies = float(expected[levels > 0].sum() / 8)
         return bodies * (1 + _AROUND_BODY_BYTES / self._packet_capacity) + len(self.source.layer) + _HEADER_BYTES
 
@@ -183,20 +184,34 @@ class Trials:
     def _closed(self, fineness: int, guess: Float64Array) -> BoolArray | None:
         return None if self.served is None else self.served.closed(self.source, fineness, guess)
 
-    def _exact(self, scene: Scene, guess: Float64Array) -> list[_Piece]:
-        self._sample_exact(scene, guess)
+    def _exact(self, scene: Scene, fineness: int) -> list[_Piece]:
+        self._sample_exact(scene, fineness)
+        whole = self._whole(fineness)
         order = scene.order[scene.levels[scene.order] == EXACT]
-        encode = partial(self.codec.encode_exact, scene, patches=self.source.patches)
+        encode = partial(self.codec.encode_exact, scene, patches=self.source.patches, free=self._free(whole))
         limit = self._packet_capacity  # exact patches are not cut for several scans
-        bodies = self.exact.bodies(order, limit, self._bits_if_exact, encode)
+        bodies = self.exact[whole].bodies(order, limit, self._bits_if_exact(whole), encode)
         return [_Piece(first, len(body) if len(body) <= limit else _NEVER, body) for first, body in bodies]
 
-    def _sample_exact(self, scene: Scene, guess: Float64Array) -> bool:
-        return self.exact.sample(scene.order[scene.levels[scene.order] == EXACT], guess, self._bits_if_exact)
+    def _sample_exact(self, scene: Scene, fineness: int) -> bool:
+        order, whole = scene.order[scene.levels[scene.order] == EXACT], self._whole(fineness)
+        return self.exact[whole].sample(order, self.guessed(fineness), self._bits_if_exact(whole))
 
-    def _bits_if_exact(self, numbers: Int64Array) -> Float64Array:
-        rows, columns = np.divmod(numbers, self.source.grid.columns)
-        return self.codec.exact.code_bits(self.source.patches[numbers], rows, columns)
+    def _bits_if_exact(self, whole: bool) -> Measure:
+        source, free = self.source, self._free(whole)
+
+        def bits(numbers: Int64Array) -> Float64Array:
+            rows, columns = np.divmod(numbers, source.grid.columns)
+            chosen = None if free is None else free[numbers]
+            return self.codec.exact.code_bits(source.patches[numbers], rows, columns, chosen)
+
+        return bits
+
+    def _whole(self, fineness: int) -> bool:
+        return self.source.edges is None or outside_is_exact(fineness)
+
+    def _free(self, whole: bool) -> BoolArray | None:
+        return None if whole else self.source.free
 
     def _lossy(self, scene: Scene, bits: Float64Array, price: float, code: Coding) -> list[_Piece]:
         lossy = np.flatnonzero(scene.levels[scene.order] != EXACT)

@@ -20,7 +20,7 @@ from typing import Final
 
 import numpy as np
 
-from shared.arrays import Float32Array, Float64Array, Int16Array, Int64Array, UInt8Array
+from shared.arrays import BoolArray, Float32Array, Float64Array, Int16Array, Int64Array, UInt8Array
 from shared.codec.entropy.background import decode_background, encode_background, expected_means
 from shared.codec.entropy.context import PatchContext
 from shared.codec.entropy.levels import EXACT, QUALITY_SKIPPED, qualities_of
@@ -137,12 +137,22 @@ class EntropyCodec:
         measure = self.lossy.measure(coefficients[numbers], scene.context(runs), price)
         return MeasuredRuns(tuple(COUNT_BYTES + size for size in measure.body_bytes), measure.bits)
 
-    def encode_exact(self, scene: Scene, runs: Sequence[Run], patches: UInt8Array) -> list[bytes]:
-        """Codes runs of exact patches, at least one; `patches` are the picture's, (grid.count, 8, 8, 3)."""
+    def encode_exact(
+        self, scene: Scene, runs: Sequence[Run], patches: UInt8Array, free: BoolArray | None = None
+    ) -> list[bytes]:
+        """Codes runs of exact patches.
+
+        Args:
+            scene: the picture's.
+            runs: at least one.
+            patches: (grid.count, 8, 8, 3) of the whole picture.
+            free: (grid.count, 8, 8) pixels that need not be exact; None: none.
+        """
         writers = [SymbolWriter() for _ in runs]
         numbers, packets = _numbers_and_packets(runs)
         rows, columns = np.divmod(numbers, scene.grid.columns)
-        self.exact.encode_together(patches[numbers], rows, columns, packets, writers)
+        chosen = None if free is None else free[numbers]
+        self.exact.encode_together(patches[numbers], rows, columns, packets, writers, chosen)
         pairs = zip(runs, writers, strict=True)
         return [_body(run, _shorter(writer.to_bytes(), patches[run.numbers].tobytes())) for run, writer in pairs]
 

@@ -18,7 +18,7 @@ from typing import Final
 
 import numpy as np
 
-from shared.arrays import AnyArray, Float64Array, Int64Array, UInt8Array
+from shared.arrays import AnyArray, BoolArray, Float64Array, Int64Array, UInt8Array
 from shared.codec.entropy.exact import ExactNetwork
 from shared.codec.entropy.lossless_canvas import (
     CHANNELS,
@@ -111,7 +111,7 @@ class LosslessCoder:
         truth = _Truth(patches, rows)
 
         def code(step: CornerStep | LatticeStep, channel: int, prediction: Prediction) -> AnyArray:
-            samples = truth.of(step, channel)
+            samples = truth.of(step, channel, prediction)
             writer.write(self.tables, samples - prediction.centres, prediction.numbers)
             return samples
 
@@ -124,6 +124,7 @@ class LosslessCoder:
         columns: AnyArray,
         packets: Int64Array,
         writers: Sequence[SymbolWriter],
+        free: BoolArray | None = None,
     ) -> None:
         """As `encode` of each packet's patches, which is quicker than one packet after another.
 
@@ -133,11 +134,13 @@ class LosslessCoder:
             columns: (n,) likewise.
             packets: (n,) number of each patch's packet, from 0, each after the other.
             writers: one for each packet.
+            free: (n, 8, 8) pixels that nobody asked for: they come out as what was expected of them, which takes the
+                fewest bits. None: none.
 
         Raises:
             InvalidInputError: shapes or places are not such.
         """
-        truth = _Truth(patches, rows)
+        truth = _Truth(patches, rows, free)
         for share, canvas, owners in _canvases(rows, columns, packets):
 
             def code(
@@ -147,7 +150,7 @@ class LosslessCoder:
                 share: Int64Array | slice = share,
                 owners: Int64Array = owners,
             ) -> AnyArray:
-                samples = truth.of(step, channel, share)
+                samples = truth.of(step, channel, prediction, share)
                 residuals = samples - prediction.centres
                 write_together(writers, self.tables, residuals, prediction.numbers, _each(step, owners))
                 return samples
@@ -195,22 +198,25 @@ class LosslessCoder:
             patches[share] = to_patches(planes[..., canvas.cells].astype(np.int16))
         return patches, damaged
 
-    def code_bits(self, patches: UInt8Array, rows: AnyArray, columns: AnyArray) -> Float64Array:
-        """What `encode` would take for each patch, without writing anything.
+    def code_bits(
+        self, patches: UInt8Array, rows: AnyArray, columns: AnyArray, free: BoolArray | None = None
+    ) -> Float64Array:
+        """What patches would take, coded together, without writing anything.
 
         Args:
             patches: (n, 8, 8, 3) RGB.
             rows: (n,) as for `encode`.
             columns: (n,) likewise.
+            free: as for `encode_together`.
 
         Returns:
             (n,) bits; for choosing only.
         """
-        truth = _Truth(patches, rows)
+        truth = _Truth(patches, rows, free)
         bits = np.zeros(len(patches))
 
         def code(step: CornerStep | LatticeStep, channel: int, prediction: Prediction) -> AnyArray:
-            samples = truth.of(step, channel)
+            samples = truth.of(step, channel, prediction)
             costs = self.tables.code_bits(samples - prediction.centres, prediction.numbers)
             bits[step.patches] += costs.reshape(len(step.positions), -1).sum(axis=0)
             return samples
@@ -234,19 +240,30 @@ class LosslessCoder:
 
 
 class _Truth:
-    """The samples that the encoder knows."""
+    """The samples that the encoder knows, and those that it may choose."""
 
-    def __init__(self, patches: UInt8Array, rows: AnyArray) -> None:
+    def __init__(self, patches: UInt8Array, rows: AnyArray, free: BoolArray | None = None) -> None:
         if patches.shape != (len(rows), PATCH_SIZE, PATCH_SIZE, CHANNELS):
             raise InvalidInputError(
                 "patches", f"have the shape {patches.shape}, not one for each of {len(rows)} places"
             )
         self._planes = to_planes(patches)
+        self._free = None if free is None else free.reshape(-1, POSITIONS).T
 
-    def of(self, step: CornerStep | LatticeStep, channel: int, share: Int64Array | slice = slice(None)) -> AnyArray:
+    def of(
+        self,
+        step: CornerStep | LatticeStep,
+        channel: int,
+        prediction: Prediction,
+        share: Int64Array | slice = slice(None),
+    ) -> AnyArray:
         """A step's samples, where its canvas has but a share of the patches."""
-        samples = self._planes[channel][list(step.positions)][:, share][:, step.patches]
-        return np.asarray(samples.ravel(), np.int32)
+        positions = list(step.positions)
+        samples = self._planes[channel][positions][:, share][:, step.patches].ravel()
+        if self._free is not None:
+            free = self._free[positions][:, share][:, step.patches].ravel()
+            samples = np.where(free, prediction.centres, samples)
+        return np.asarray(samples, np.int32)
 
 
 def _canvases(
