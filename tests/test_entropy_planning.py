@@ -8,13 +8,17 @@ from skimage.data import astronaut, chelsea
 
 from shared.codec.entropy.codec import Scene, load_entropy_codec, patches_in
 from shared.codec.entropy.levels import EXACT, FINEST, sending_order
+from shared.codec.entropy.lossy_model import DEFAULT_PRICE
 from shared.entropy_level_map import decode as decode_level_map
 from shared.errors import BudgetTooSmallError
 from shared.packets import MAX_PACKET_BYTES
 from shared.patches import PatchGrid, join, split
 from transmitter.entropy import planning as entropy_planning
 from transmitter.entropy.planning import plan_exactly
-from transmitter.entropy.source import offsets_of
+from transmitter.entropy.settings import EXACT_BELOW, Setting
+from transmitter.entropy.source import allotted, prepare
+from transmitter.entropy.trials import Trials
+from transmitter.importance import patch_importance
 from transmitter.planning import PlanRequest
 
 CODEC = load_entropy_codec()
@@ -106,9 +110,38 @@ def test_offsets_follow_the_weight():
     halves = np.ones(IMAGE.shape[:2], np.float32)
     halves[:, 120:] = 0.2475  # 0.2475 + 0.01 is a quarter of 1 + 0.01, rounded up
     halves[0, 0] = 0.9999  # so that it is no mask
-    offsets, _ = offsets_of(halves, GRID)
+    offsets = allotted(halves, GRID).offsets
     assert set(offsets.reshape(GRID.rows, -1)[:, :14].ravel()) == {0}
     assert set(offsets.reshape(GRID.rows, -1)[:, 16:].ravel()) == {2}
+
+
+def test_price_makes_up_for_a_coarser_quantiser_than_deserved():
+    gentle = np.tile(np.linspace(0.3, 1, IMAGE.shape[1], dtype=np.float32), (IMAGE.shape[0], 1))
+    offsets, _, prices = allotted(gentle, GRID)
+    deserved = np.log2((gentle.max() + 0.01) / (patch_importance(gentle) + 0.01))
+    np.testing.assert_allclose(np.log2(prices), deserved - offsets, atol=0.05)
+    assert prices.min() < 0.9
+    assert prices.max() > 1.1
+
+
+def test_patches_at_the_edge_of_a_mask_pay_more_for_bits():
+    edge = np.zeros(IMAGE.shape[:2], np.float32)
+    edge[:, :36] = 1  # through the middle of the fifth column of patches
+    prices = allotted(edge, GRID).prices.reshape(GRID.rows, GRID.columns)
+    assert (prices[:, :4] == 1).all()
+    assert (prices[:, 4] > 1.3).all()
+    assert (prices[:, 5:] == 1).all()
+
+
+def test_exact_inside_of_a_mask_takes_fewer_bytes_than_its_patches():
+    y, x = np.indices(IMAGE.shape[:2])
+    aslant = (np.abs(x - y - 40) < 12).astype(np.float32)
+    squares = np.kron(patch_importance(aslant).reshape(GRID.rows, -1) > 0, np.ones((8, 8)))
+    squares = squares[: GRID.height, : GRID.width].astype(np.float32)
+    exact = Setting(EXACT_BELOW, DEFAULT_PRICE, more_exact=GRID.count)
+    taken = [Trials(CODEC, prepare(CODEC, IMAGE, mask, 0), _request(1)).run(exact) for mask in (aslant, squares)]
+    assert (taken[0].levels == taken[1].levels).all()
+    assert taken[0].wire_bytes < 0.9 * taken[1].wire_bytes
 
 
 def test_uniform_map_is_sent_at_one_level():

@@ -114,6 +114,17 @@ def test_announced_bits_are_what_coding_takes():
     assert len(_coded(split(image), *_places(image))) * 8 == pytest.approx(bits.sum(), rel=2e-3)
 
 
+def test_free_pixels_cost_little_and_the_others_are_exact():
+    coder, patches, places = shipped_lossless(), split(_photo()), _places(_photo())
+    free = np.tile(np.arange(8) > 3, (len(patches), 8, 1))
+    writer = SymbolWriter()
+    coder.encode_together(patches, *places, np.zeros(len(patches), np.int64), [writer], free=free)
+    data = writer.to_bytes()
+    assert len(data) < 0.9 * len(_coded(patches, *places))
+    assert coder.code_bits(patches, *places, free).sum() == pytest.approx(8 * len(data), rel=2e-3)
+    np.testing.assert_array_equal(coder.decode(*places, SymbolReader(data))[~free], patches[~free])
+
+
 def test_neighbours_save_bits():
     image = _photo()
     rows, columns = _places(image)

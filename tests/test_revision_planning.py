@@ -186,7 +186,9 @@ def test_exact_patches_are_never_sent_again():
     layer = plan.header.sketch
     merged = join(_finest([_decoded(plan, layer), _decoded(rest, layer)])[0], GRID)
     # Only what the mask leaves free, in the patches at its edge that came first, may differ.
-    asked = (MASK > 0) | ~np.kron(exact.reshape(GRID.rows, GRID.columns), np.ones((8, 8), bool))[: GRID.height, : GRID.width]
+    asked = (MASK > 0) | ~np.kron(exact.reshape(GRID.rows, GRID.columns), np.ones((8, 8), bool))[
+        : GRID.height, : GRID.width
+    ]
     np.testing.assert_array_equal(merged[asked], IMAGE[asked])
     done = Earlier(rest, np.ones(np.count_nonzero(rest.levels), np.bool_))
     assert prepared.replan(MASK, _request(GRID.raw_bytes), [everything, done]) is None

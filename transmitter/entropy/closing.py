@@ -115,19 +115,19 @@ def bounded_price(price: float) -> float:
 def in_reach(trial: Trial, budget_bytes: int) -> bool:
     """Whether a trial at the default price of a bit comes to the budget by a price that is not far from that."""
     reach = min(_PRICE_REACH * patches_exponent(trial), _NEAR)
-    return abs(math.log(trial.wire_bytes / (AIM * budget_bytes))) <= reach
+    return abs(AIM * budget_bytes - trial.wire_bytes) <= trial.lossy_bytes * math.expm1(reach)
+
+
+def in_hand(trial: Trial, budget_bytes: int) -> bool:
+    """Whether the lossy patches, whose bytes alone follow a price, take more than a trial is off."""
+    return abs(AIM * budget_bytes - trial.wire_bytes) < trial.lossy_bytes
 
 
 def patches_exponent(trial: Trial) -> float:
-    """By which power of a bit's price a trial's patches should get smaller."""
-    return price_exponent(8 * trial.wire_bytes / max(int(np.count_nonzero(trial.levels)), 1))
+    """By which power of a bit's price a trial's lossy patches should get smaller."""
+    return price_exponent(8 * trial.lossy_bytes / max(int(np.count_nonzero(trial.levels % EXACT)), 1))
 
 
 def seen_exponent(bytes_ratio: float, price_ratio: float) -> float:
     """By which power bytes got smaller, as far as that is to be believed."""
     return min(max(-math.log(bytes_ratio) / math.log(price_ratio), _EXPONENTS[0]), _EXPONENTS[1])
-
-
-def lossy_patches(trial: Trial) -> int:
-    """How many patches the price of a bit has a say in."""
-    return int(np.count_nonzero(trial.levels % EXACT))

@@ -15,8 +15,8 @@ from transmitter.entropy.closing import (
     ENOUGH,
     Closing,
     bounded_price,
+    in_hand,
     in_reach,
-    lossy_patches,
     patches_exponent,
     seen_exponent,
 )
@@ -26,6 +26,7 @@ from transmitter.entropy.trials import Trial, Trials
 _JUST: Final = 0.985
 _FOR_CLOSING: Final = 4  # trials kept for the last percents
 _TRIALS: Final = 12
+_STEP_BACK: Final = 3  # quantisers
 _SAMPLES: Final = 3
 _SAMPLED: Final = 2  # quantisers: what a sample tells of so near a fineness is as good as one of it
 _WORTH_CODING: Final = (ENOUGH, 0.9995)  # measured bytes over the budget; measures are true to a few per mille
@@ -53,6 +54,7 @@ class Search:
             if self._enough():
                 break
         self._code_the_fullest()
+        self._step_back()
         return self.best
 
     def _in_reach(self, trial: Trial) -> bool:
@@ -96,6 +98,13 @@ class Search:
                 return
             self._code(trial.setting)
 
+    def _step_back(self) -> None:
+        """Ever coarser, where what was measured to fit did not."""
+        fineness = max(setting.fineness for setting in self.tried)
+        while self.best is None and fineness < QUALITIES:
+            fineness = min(fineness + _STEP_BACK, QUALITIES)
+            self._code(Setting(fineness, DEFAULT_PRICE))
+
     def _fits(self, trial: Trial) -> bool:
         return trial.wire_bytes <= self.budget_bytes
 
@@ -121,6 +130,8 @@ class Search:
                 break
             if fits is not None and over is not None:
                 guess = self._between(over, fits)
+            elif over is not None and self._beyond_exact(over):
+                guess = EXACT_BELOW - 1
             else:
                 guess = self._guess(trial.wire_bytes / max(self._guessed_bytes(fineness), 1))
                 # Exact patches take what they take: guesses alone might never leave them.
@@ -147,15 +158,15 @@ class Search:
         return fineness
 
     def _between(self, over: Trial, fits: Trial) -> int:
-        """Where the budget lies between two trials, if the logarithm of the bytes falls evenly.
-
-        Under a mask it does not: all inside becomes exact at once, and beyond that only the outside grows.
-        """
-        exact = EXACT_BELOW - 1
-        if self.trials.source.is_mask and over.setting.fineness < exact < fits.setting.fineness:
-            return exact
+        """Where the budget lies between two trials, if the logarithm of the bytes falls evenly."""
+        if self._beyond_exact(over) and fits.setting.fineness >= EXACT_BELOW:
+            return EXACT_BELOW - 1
         share = math.log(over.wire_bytes / self.budget_bytes) / math.log(over.wire_bytes / fits.wire_bytes)
         return math.ceil(over.setting.fineness + share * (fits.setting.fineness - over.setting.fineness))
+
+    def _beyond_exact(self, over: Trial) -> bool:
+        """Whether all inside a mask is exact, at once, and there is more: bytes fall anything but evenly there."""
+        return self.trials.source.is_mask and over.setting.fineness < EXACT_BELOW - 1
 
     def _leap(self, fits: Trial, over: Trial) -> Trial:
         """Where one step of fineness makes so many patches exact that the budget bursts: some of them."""
@@ -178,7 +189,7 @@ class Search:
         self._close_coded(trial)
         exponent = patches_exponent(trial)
         for _ in range(tries):
-            if self._enough() or not lossy_patches(trial):
+            if self._enough() or not in_hand(trial, self.budget_bytes):
                 return
             ratio = AIM * self.budget_bytes / trial.wire_bytes
             price = bounded_price(trial.setting.price * ratio ** (-1 / exponent))

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -33,6 +33,18 @@ _SIGNAL: Final = 2.0
 _EXPONENTS: Final = (3.0, -0.65, 0.6)  # by bits of a patch: factor, power, largest; measured, rather too large
 
 
+class Allotment(NamedTuple):
+    """What relevance makes of the patches, before there is a budget."""
+
+    offsets: Int64Array
+    """(grid.count,) how many half octaves coarser than the most important patch's each quantiser is."""
+    merits: Float64Array
+    """(grid.count,) how many half octaves coarser it would ideally be: too coarse a one is not worth sending."""
+    prices: Float64Array
+    """(grid.count,) what a bit is worth in each patch, in its own squared quantiser steps, over what it is worth in
+    patches whose quantiser is the ideal one."""
+
+
 @dataclass(frozen=True)
 class Source:
     """A picture, ready to be tried."""
@@ -42,9 +54,9 @@ class Source:
     coefficients: Float32Array
     """(grid.count, 192)."""
     offsets: Int64Array
-    """(grid.count,) how many half octaves coarser than the most important patch's each quantiser is."""
     merits: Float64Array
-    """(grid.count,) how many half octaves coarser it would ideally be: too coarse a one is not worth sending."""
+    prices: Float64Array
+    """See `Allotment`."""
     edges: Edges | None
     """The patches that a mask's edge cuts through; None without a mask."""
     grid: PatchGrid
@@ -64,14 +76,24 @@ class Source:
         """Whether relevance has but an inside and an outside."""
         return bool((self.offsets == OUTSIDE).any())
 
+    def for_exact(self, *, whole: bool) -> tuple[UInt8Array, BoolArray | None]:
+        """What exact patches are coded from.
+
+        Args:
+            whole: whether all their pixels are to be exact, not only those inside a mask.
+
+        Returns:
+            (grid.count, 8, 8, 3), and (grid.count, 8, 8) which pixels are free; None: none.
+        """
+        return (self.patches, None) if whole or self.edges is None else self._inside_alone
+
     @cached_property
-    def free(self) -> BoolArray | None:
-        """(grid.count, 8, 8) pixels outside a mask in patches that its edge cuts through; None without a mask."""
-        if self.edges is None:
-            return None
-        free = np.zeros(self.patches.shape[:-1], np.bool_)
-        free[self.edges.numbers] = ~self.edges.inside.reshape(-1, *self.patches.shape[1:])[..., 0]
-        return free
+    def _inside_alone(self) -> tuple[UInt8Array, BoolArray]:
+        assert self.edges is not None
+        patches, free = self.patches.copy(), np.zeros(self.patches.shape[:-1], np.bool_)
+        patches[self.edges.numbers] = self.edges.continued()
+        free[self.edges.numbers] = ~self.edges.inside.reshape(-1, *patches.shape[1:])[..., 0]
+        return patches, free
 
     @cached_property
     def shares(self) -> Float64Array:

@@ -5,7 +5,7 @@ from typing import Final
 import numpy as np
 from PIL import Image
 
-from shared.arrays import Float32Array, Float64Array, Int64Array, UInt8Array
+from shared.arrays import Float32Array, UInt8Array
 from shared.codec.entropy.background import thumbnail, thumbnail_halved
 from shared.codec.entropy.codec import EntropyCodec
 from shared.codec.entropy.context import quantiser_steps
@@ -13,13 +13,15 @@ from shared.codec.entropy.levels import HALF_OCTAVE
 from shared.packets import max_sketch_bytes
 from shared.patches import PATCH_SIZE, PatchGrid, split
 from transmitter.entropy.edges import Edges
-from transmitter.entropy.levels import relative_offsets
-from transmitter.entropy.settings import COARSEST, EXACT_BELOW, OUTSIDE, Source
+from transmitter.entropy.levels import ideal_offsets, relative_offsets
+from transmitter.entropy.settings import COARSEST, EXACT_BELOW, OUTSIDE, Allotment, Source
 from transmitter.importance import patch_importance
 
 _REACH: Final = 6  # offsets told apart; what lies beyond is of no importance
 _EDGE_COST: Final = 2.75  # half octaves: patches at a mask's edge are sent in full or not at all
 _OUTSIDE_MERIT: Final = (COARSEST - EXACT_BELOW + 1) / HALF_OCTAVE
+_EDGE_PRICE: Final = 0.5  # octaves of the price of a bit in them, for each half octave; by masks of training photos
+_PRICE_REACH: Final = 2.0  # half octaves that a price may make up for
 _NOTHING: Final = 1e-6
 _COLOURS: Final = 3
 _SMOOTHNESS: Final = 2.0
@@ -41,29 +43,36 @@ def prepare_over(codec: EntropyCodec, image: UInt8Array, relevance: Float32Array
     """
     grid, patches = PatchGrid.of(image), split(image)
     colours = codec.background(layer, grid)
-    offsets, merits = offsets_of(relevance, grid)
     coefficients = codec.lossy.transform.analyse(patches)
     edges = _edges(patches, relevance, colours, grid) if _is_mask(relevance) else None
-    return Source(patches, coefficients, offsets, merits, edges, grid, layer, codec.expected_means(colours))
+    return Source(patches, coefficients, *allotted(relevance, grid), edges, grid, layer, codec.expected_means(colours))
 
 
-def offsets_of(relevance: Float32Array, grid: PatchGrid) -> tuple[Int64Array, Float64Array]:
-    """By how many half octaves the quantiser of each patch is coarser than the finest, and ideally would be.
+def allotted(relevance: Float32Array, grid: PatchGrid) -> Allotment:
+    """What each patch gets.
 
     A mask has but an inside and an outside, which waits until the inside is exact; a patch at its edge is as fine as
     those within, or left out where too little of it lies inside. Of a soft map, every patch has what it deserves, in
-    a map that is worth its bytes.
+    a map that is worth its bytes; where that is not quite the quantiser it would ideally have, the price of its bits
+    makes up for it.
     """
     importance = patch_importance(relevance)
     if not importance.any():
-        return np.zeros(grid.count, np.int64), np.zeros(grid.count)
+        return Allotment(np.zeros(grid.count, np.int64), np.zeros(grid.count), np.ones(grid.count))
     if _is_mask(relevance):
-        ideal = np.log2(importance.max() / np.maximum(importance, _NOTHING))
-        inside = importance > 0
-        merits = np.where(ideal > 0, ideal + _EDGE_COST, 0)
-        return np.where(inside, 0, OUTSIDE), np.where(inside, merits, _OUTSIDE_MERIT)
+        return _inside(importance)
     offsets = relative_offsets(importance, grid, reach=_REACH, smoothness=_SMOOTHNESS)
-    return offsets, offsets.astype(np.float64)
+    coarser = np.clip(ideal_offsets(importance) - offsets, -_PRICE_REACH, _PRICE_REACH)
+    return Allotment(offsets, offsets.astype(np.float64), np.exp2(coarser))
+
+
+def _inside(importance: Float32Array) -> Allotment:
+    """Of a mask; (grid.count,) `importance` is how much of each patch lies inside."""
+    inside = importance > 0
+    ideal = np.log2(importance.max() / np.maximum(importance, _NOTHING))
+    merits = np.where(inside, np.where(ideal > 0, ideal + _EDGE_COST, 0), _OUTSIDE_MERIT)
+    prices = np.exp2(_EDGE_PRICE * np.where(inside, np.minimum(ideal, _PRICE_REACH), 0))
+    return Allotment(np.where(inside, 0, OUTSIDE), merits, prices)
 
 
 def _is_mask(relevance: Float32Array) -> bool:

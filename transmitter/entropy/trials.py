@@ -50,6 +50,8 @@ class Trial:
     """In the order of sending; None of a trial that was only measured."""
     wire_bytes: int
     """All that it puts on the channel; of a trial that was only measured, nearly."""
+    lossy_bytes: int
+    """What the bodies of lossy patches take of that."""
 
 
 class _Piece(NamedTuple):
@@ -112,7 +114,7 @@ class Trials:
     def _sampled_factors(self, scene: Scene, runs: list[Run], guess: Float64Array) -> Float64Array:
         """(grid.count,) by what some patches take by themselves."""
         numbers = np.concatenate([run.numbers for run in runs])
-        measured = self.codec.measure_lossy(scene, runs, self._coefficients(scene), DEFAULT_PRICE)
+        measured = self.codec.measure_lossy(scene, runs, self._coefficients(scene), DEFAULT_PRICE * self.source.prices)
         bits = in_company(measured.bits)
         factors = np.full(len(guess), bits.sum() / max(guess[numbers].sum(), 1))
         factors[numbers] = bits / np.maximum(guess[numbers], 1)
@@ -124,11 +126,13 @@ class Trials:
         levels, base, spacing = levels_at(self.source, setting, self._closed(setting.fineness, guess))
         scene = self._scene(levels, base, spacing)
         bits = expected.copy()
-        pieces = [*self._exact(scene, setting.fineness), *self._lossy(scene, bits, setting.price, code)]
+        exact, lossy = self._exact(scene, setting.fineness), self._lossy(scene, bits, setting.price, code)
+        pieces = [*exact, *lossy]
         self._learn(levels, at_price(bits, DEFAULT_PRICE / setting.price) / np.maximum(guess, 1))
         header, bodies = self._header(scene), _bodies(pieces)
         whole = bodies if len(bodies) == len(pieces) else None
-        return Trial(setting, header, levels, whole, self._wire_bytes(header, [piece.size for piece in pieces]))
+        taken = self._wire_bytes(header, [piece.size for piece in pieces])
+        return Trial(setting, header, levels, whole, taken, sum(piece.size for piece in lossy))
 
     def _wire_bytes(self, header: StreamHeader, sizes: list[int]) -> int:
         # A patch that fits no packet, as of noise under a fine quantiser, rules the setting out.
@@ -162,7 +166,9 @@ class Trials:
             if len(new.content) <= self._capacity:
                 bodies[number] = new
         sizes = [len(body.content) for body in bodies]
-        return replace(trial, bodies=tuple(bodies), wire_bytes=self._wire_bytes(trial.header, sizes))
+        grown = sum(sizes) - sum(len(body.content) for body in trial.bodies)
+        taken = self._wire_bytes(trial.header, sizes)
+        return replace(trial, bodies=tuple(bodies), wire_bytes=taken, lossy_bytes=trial.lossy_bytes + grown)
 
     def expected_bytes(self, fineness: int) -> float:
         """About what `run` would take at the default price, without coding or measuring anything."""
@@ -188,7 +194,8 @@ class Trials:
         self._sample_exact(scene, fineness)
         whole = self._whole(fineness)
         order = scene.order[scene.levels[scene.order] == EXACT]
-        encode = partial(self.codec.encode_exact, scene, patches=self.source.patches, free=self._free(whole))
+        patches, free = self.source.for_exact(whole=whole)
+        encode = partial(self.codec.encode_exact, scene, patches=patches, free=free)
         limit = self._packet_capacity  # exact patches are not cut for several scans
         bodies = self.exact[whole].bodies(order, limit, self._bits_if_exact(whole), encode)
         return [_Piece(first, len(body) if len(body) <= limit else _NEVER, body) for first, body in bodies]
@@ -198,20 +205,16 @@ class Trials:
         return self.exact[whole].sample(order, self.guessed(fineness), self._bits_if_exact(whole))
 
     def _bits_if_exact(self, whole: bool) -> Measure:
-        source, free = self.source, self._free(whole)
+        patches, free = self.source.for_exact(whole=whole)
 
         def bits(numbers: Int64Array) -> Float64Array:
-            rows, columns = np.divmod(numbers, source.grid.columns)
-            chosen = None if free is None else free[numbers]
-            return self.codec.exact.code_bits(source.patches[numbers], rows, columns, chosen)
+            rows, columns = np.divmod(numbers, self.source.grid.columns)
+            return self.codec.exact.code_bits(patches[numbers], rows, columns, None if free is None else free[numbers])
 
         return bits
 
     def _whole(self, fineness: int) -> bool:
         return self.source.edges is None or outside_is_exact(fineness)
-
-    def _free(self, whole: bool) -> BoolArray | None:
-        return None if whole else self.source.free
 
     def _lossy(self, scene: Scene, bits: Float64Array, price: float, code: Coding) -> list[_Piece]:
         lossy = np.flatnonzero(scene.levels[scene.order] != EXACT)
@@ -245,12 +248,12 @@ class Trials:
             self.factors = np.where(lossy, np.clip(factors, *_FACTORS), before)
 
     def _coded(self, scene: Scene, runs: list[Run], coefficients: Float32Array, price: float) -> _Taken:
-        encoded = self.codec.encode_lossy(scene, runs, coefficients, price)
+        encoded = self.codec.encode_lossy(scene, runs, coefficients, price * self.source.prices)
         pairs = zip(runs, encoded.bodies, strict=True)
         return [_Piece(run.first, len(body), body) for run, body in pairs], encoded.bits
 
     def _measured(self, scene: Scene, runs: list[Run], coefficients: Float32Array, price: float) -> _Taken:
-        measured = self.codec.measure_lossy(scene, runs, coefficients, price)
+        measured = self.codec.measure_lossy(scene, runs, coefficients, price * self.source.prices)
         pairs = zip(runs, measured.body_bytes, strict=True)
         return [_Piece(run.first, round(_TAKEN * size), None) for run, size in pairs], _TAKEN * measured.bits
 

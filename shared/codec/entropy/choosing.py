@@ -22,30 +22,38 @@ class _PointCosts:
         costs: bits of residuals, by the number of their table.
         shrink: (quantisers, tables, 3), see `lossy.Prediction.values`.
         parts: (quantisers, reach + 2) points of residuals of 0, 1, 2 ..., in MEAN_PARTS of a quantiser step.
-        price: squared quantiser steps that a bit is worth.
     """
 
-    def __init__(self, costs: SymbolCosts, shrink: Float64Array, parts: Int64Array, price: float) -> None:
+    def __init__(self, costs: SymbolCosts, shrink: Float64Array, parts: Int64Array) -> None:
         residuals = np.arange(costs.reach + 2)
         inward = shrink[:, :, np.minimum(residuals, 2)] * (residuals > 0)
         self._points: Float32Array = ((parts[:, None] - inward) / MEAN_PARTS).astype(np.float32).ravel()
         # The column of the escape follows that of the greatest value.
-        self._prices: Float32Array = (price * costs.bits[:, costs.reach :]).astype(np.float32).ravel()
-        self._reach, self._price = costs.reach, price
-        self._first: Int64Array = (np.arange(len(parts)) * len(self._prices))[:, None]
+        self._bits: Float32Array = costs.bits[:, costs.reach :].astype(np.float32).ravel()
+        self._reach = costs.reach
+        self._first: Int64Array = (np.arange(len(parts)) * len(self._bits))[:, None]
         self._apart = float(parts[0, -1] - parts[0, -2]) / MEAN_PARTS
 
-    def costs(self, magnitudes: Float32Array, candidates: Int64Array, tables: Int64Array) -> Float32Array:
-        """(..., quantisers, n) costs of candidates, 0 or more, for (n,) wanted magnitudes under (n,) tables."""
+    def costs(
+        self, magnitudes: Float32Array, candidates: Int64Array, tables: Int64Array, prices: Float32Array
+    ) -> Float32Array:
+        """(..., quantisers, n) costs of candidates, 0 or more.
+
+        Args:
+            magnitudes: (n,) wanted.
+            candidates: (..., quantisers, n).
+            tables: (n,).
+            prices: (n,) squared quantiser steps that a bit is worth.
+        """
         places = tables * (self._reach + 2) + np.minimum(candidates, self._reach + 1)
         off = magnitudes - self._points.take(places + self._first)
-        prices = self._prices.take(places)
+        bits = self._bits.take(places)
         escaped = candidates > self._reach
         if escaped.any():
             excess = candidates[escaped] - self._reach
             off[escaped] -= (excess - 1) * np.float32(self._apart)
-            prices[escaped] += np.float32(2 * self._price) * excess_sizes(excess)
-        return np.asarray(off * off + prices)
+            bits[escaped] += np.float32(2) * excess_sizes(excess)
+        return np.asarray(off * off + bits * prices)
 
 
 class Chooser:
@@ -56,7 +64,7 @@ class Chooser:
         shrink: see `lossy.Prediction.values`.
         coefficients: (n, 192) of the patches.
         packets: (n,) number of the packet that each patch travels in.
-        price: squared quantiser steps that a bit is worth.
+        price: squared quantiser steps that a bit is worth; (n,) of each patch, or one for all.
         factors: (n,) what each patch takes over what its residuals cost; None: 1.
     """
 
@@ -66,14 +74,15 @@ class Chooser:
         shrink: Float64Array,
         coefficients: Float32Array,
         packets: Int64Array,
-        price: float,
+        price: float | Float64Array,
         *,
         factors: Float64Array | None = None,
     ) -> None:
         self._costs, self._coefficients, self._packet_of = costs, coefficients, packets
-        self._own = _PointCosts(costs, shrink[:1], MEAN_PARTS * np.arange(costs.reach + 2)[None], price)
+        self._own = _PointCosts(costs, shrink[:1], MEAN_PARTS * np.arange(costs.reach + 2)[None])
         on_second = np.array([[False], [True]])
-        self._pair = _PointCosts(costs, shrink, POINT_PARTS * points(np.arange(costs.reach + 2), on_second), price)
+        self._pair = _PointCosts(costs, shrink, POINT_PARTS * points(np.arange(costs.reach + 2), on_second))
+        self._prices = np.broadcast_to(np.asarray(price, np.float32), len(coefficients))
         self._factors = np.ones(len(coefficients)) if factors is None else factors
         self.packets = int(packets.max(initial=-1)) + 1
         self.coded: list[tuple[Prediction, Int64Array]] = []
@@ -107,25 +116,26 @@ class Chooser:
     def _choose(self, wanted: Float64Array, prediction: Prediction) -> Int64Array:
         residuals, where = np.zeros(wanted.size, np.int64), prediction.lanes.where
         magnitudes, tables = np.abs(wanted).astype(np.float32).ravel(), prediction.tables.ravel()
+        prices = self._prices[prediction.targets].repeat(wanted.shape[1])
         if len(where):
-            residuals[where] = self._in_lanes(magnitudes[where], tables[where], prediction.lanes)
+            residuals[where] = self._in_lanes(magnitudes[where], tables[where], prices[where], prediction.lanes)
             magnitudes[where] = 0
         some = np.flatnonzero(magnitudes > _LEAST_CODED)
-        residuals[some] = self._alone(magnitudes[some], tables[some])
+        residuals[some] = self._alone(magnitudes[some], tables[some], prices[some])
         return np.where(wanted < 0, -1, 1) * residuals.reshape(wanted.shape)
 
-    def _alone(self, magnitudes: Float32Array, tables: Int64Array) -> Int64Array:
+    def _alone(self, magnitudes: Float32Array, tables: Int64Array, prices: Float32Array) -> Int64Array:
         """What each would best be, whatever the others."""
         nearest = np.rint(magnitudes).astype(np.int64)
         candidates = np.stack([np.zeros_like(nearest), nearest - 1, nearest])
-        best = self._own.costs(magnitudes, candidates[:, None], tables)[:, 0].argmin(axis=0)
+        best = self._own.costs(magnitudes, candidates[:, None], tables, prices)[:, 0].argmin(axis=0)
         return np.asarray(candidates[best, np.arange(len(nearest))])
 
-    def _in_lanes(self, magnitudes: Float32Array, tables: Int64Array, lanes: Lanes) -> Int64Array:
+    def _in_lanes(self, magnitudes: Float32Array, tables: Int64Array, prices: Float32Array, lanes: Lanes) -> Int64Array:
         """What the residuals of each lane would best be, together."""
         nearest = (magnitudes * np.float32(MEAN_PARTS / POINT_PARTS / 2) + _HALVES).astype(np.int64)
         candidates = np.stack([np.abs(nearest - 1), nearest, nearest + 1])
-        below, cost, above = self._pair.costs(magnitudes, candidates, tables)
+        below, cost, above = self._pair.costs(magnitudes, candidates, tables, prices)
         # On each quantiser the nearest is the best of its parity, one of those beside it the best of the other.
         other, other_cost = np.where(below < above, candidates[0], candidates[2]), np.minimum(below, above)
         odd = (nearest & 1).astype(np.bool_)

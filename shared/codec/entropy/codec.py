@@ -115,26 +115,28 @@ class EntropyCodec:
     weights_hash: bytes
     """4 bytes that name these weights, and those of the level map."""
 
-    def encode_lossy(self, scene: Scene, runs: Sequence[Run], coefficients: Float32Array, price: float) -> EncodedRuns:
+    def encode_lossy(
+        self, scene: Scene, runs: Sequence[Run], coefficients: Float32Array, prices: Float64Array
+    ) -> EncodedRuns:
         """Codes runs of lossy patches.
 
         Args:
             scene: the picture's.
             runs: at least one; together at most MAX_BODY_PATCHES patches, or memory grows beyond bounds.
             coefficients: (grid.count, 192) of the whole picture.
-            price: see `LossyModel.encode`.
+            prices: (grid.count,) of a bit in each patch, see `LossyModel.encode`.
         """
         numbers = np.concatenate([run.numbers for run in runs])
-        encoding = self.lossy.encode(coefficients[numbers], scene.context(runs), price)
+        encoding = self.lossy.encode(coefficients[numbers], scene.context(runs), prices[numbers])
         bodies = (_body(run, string) for run, string in zip(runs, encoding.bodies, strict=True))
         return EncodedRuns(tuple(bodies), encoding.bits)
 
     def measure_lossy(
-        self, scene: Scene, runs: Sequence[Run], coefficients: Float32Array, price: float
+        self, scene: Scene, runs: Sequence[Run], coefficients: Float32Array, prices: Float64Array
     ) -> MeasuredRuns:
         """About what `encode_lossy` would give, in less time; arguments as there."""
         numbers = np.concatenate([run.numbers for run in runs])
-        measure = self.lossy.measure(coefficients[numbers], scene.context(runs), price)
+        measure = self.lossy.measure(coefficients[numbers], scene.context(runs), prices[numbers])
         return MeasuredRuns(tuple(COUNT_BYTES + size for size in measure.body_bytes), measure.bits)
 
     def encode_exact(
@@ -152,7 +154,7 @@ class EntropyCodec:
         numbers, packets = _numbers_and_packets(runs)
         rows, columns = np.divmod(numbers, scene.grid.columns)
         chosen = None if free is None else free[numbers]
-        self.exact.encode_together(patches[numbers], rows, columns, packets, writers, chosen)
+        self.exact.encode_together(patches[numbers], rows, columns, packets, writers, free=chosen)
         pairs = zip(runs, writers, strict=True)
         return [_body(run, _shorter(writer.to_bytes(), patches[run.numbers].tobytes())) for run, writer in pairs]
 

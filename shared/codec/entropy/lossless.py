@@ -56,6 +56,7 @@ LEAST_SCALE: Final = -5
 """Octaves of the narrowest logistic's scale."""
 
 _SCALES_PER_OCTAVE: Final = 4
+_EXPECTED_FROM: Final = 4  # stage: free pixels of the lattices of spacing 4 and 2
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,7 @@ class LosslessCoder:
         columns: AnyArray,
         packets: Int64Array,
         writers: Sequence[SymbolWriter],
+        *,
         free: BoolArray | None = None,
     ) -> None:
         """As `encode` of each packet's patches, which is quicker than one packet after another.
@@ -134,8 +136,9 @@ class LosslessCoder:
             columns: (n,) likewise.
             packets: (n,) number of each patch's packet, from 0, each after the other.
             writers: one for each packet.
-            free: (n, 8, 8) pixels that nobody asked for: they come out as what was expected of them, which takes the
-                fewest bits. None: none.
+            free: (n, 8, 8) pixels that nobody asked for; `patches` best has there what goes on smoothly from the
+                others. Only the coarsest lattice takes that, to expect its neighbours by; the rest come out as what
+                is expected of them, which takes the fewest bits. None: none.
 
         Raises:
             InvalidInputError: shapes or places are not such.
@@ -260,7 +263,7 @@ class _Truth:
         """A step's samples, where its canvas has but a share of the patches."""
         positions = list(step.positions)
         samples = self._planes[channel][positions][:, share][:, step.patches].ravel()
-        if self._free is not None:
+        if self._free is not None and step.stage >= _EXPECTED_FROM:
             free = self._free[positions][:, share][:, step.patches].ravel()
             samples = np.where(free, prediction.centres, samples)
         return np.asarray(samples, np.int32)

@@ -130,32 +130,33 @@ class LossyModel:
         size = out.shape[1] // 2
         return out[:, :size], np.clip(out[:, size:], 0, SCALES - 1).astype(np.int64)
 
-    def encode(self, coefficients: Float32Array, context: PatchContext, price: float) -> LossyEncoding:
+    def encode(self, coefficients: Float32Array, context: PatchContext, price: float | Float64Array) -> LossyEncoding:
         """Codes patches.
 
         Args:
             coefficients: (n, 192) of `PatchTransform.analyse`.
             context: the same patches, fresh, with packet numbers from 0 up.
-            price: squared quantiser steps that a bit is worth; 0 for the least error.
+            price: squared quantiser steps that a bit is worth, of each patch (n,) or one for all; 0 for the least
+                error.
         """
         chooser = self.choose(coefficients, context, price)
         bodies = chooser.bodies(self.tables)
         _drop_beyond(context.values[:-1], chooser.groups[context.packets])
         return LossyEncoding(bodies, context.values[:-1], chooser.bits)
 
-    def choose(self, coefficients: Float32Array, context: PatchContext, price: float) -> Chooser:
+    def choose(self, coefficients: Float32Array, context: PatchContext, price: float | Float64Array) -> Chooser:
         """All residuals of all groups that may hold any; arguments as of `encode`."""
         chooser = Chooser(self.tables.costs, self.shrink, coefficients, context.packets, price)
         run(context, self, self.shrink, chooser, _needed(coefficients, context))
         return chooser
 
-    def measure(self, coefficients: Float32Array, context: PatchContext, price: float) -> LossyMeasure:
+    def measure(self, coefficients: Float32Array, context: PatchContext, price: float | Float64Array) -> LossyMeasure:
         """About what `encode` would give, in less than half the time; arguments as there."""
         chooser = self.choose_roughly(coefficients, context, price)
         bits = [chooser.group_bits[packet, :groups].sum() for packet, groups in enumerate(chooser.groups)]
         return LossyMeasure(tuple(1 + math.ceil(count / 8 + _ENDING_BYTES) for count in bits), chooser.bits)
 
-    def choose_roughly(self, coefficients: Float32Array, context: PatchContext, price: float) -> Chooser:
+    def choose_roughly(self, coefficients: Float32Array, context: PatchContext, price: float | Float64Array) -> Chooser:
         """Residuals as of `estimates`; arguments as of `encode`."""
         costs, shrink = self.estimates.costs, self.estimates.shrink
         factors = self.estimates.factors_of(context.qualities)
