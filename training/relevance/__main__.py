@@ -22,13 +22,15 @@ from training.relevance.caches import cache_folder, sentence_cache
 from training.relevance.guesses import cross_fitted
 from training.relevance.held_out import HeldOut, calibrate, held_out, report
 from training.relevance.photos import Photo, captioned_photos, labelled_photos, masked_photos
+from training.relevance.phrase_book import PhraseBook
+from training.relevance.processes import rank
 from training.relevance.samples import Pools, Sampler
 from training.relevance.scenes import scene_classes
 from training.relevance.start import fit_scene_classes, speak_for_classes, starting_network
 from training.relevance.targets import TargetMaker
 from training.relevance.teachers import BoxTeacher, SceneTeacher, VocTeacher
 from training.relevance.text import train_text
-from training.relevance.vision import PhraseBook, Settings, Trainer, rank, unchanged_tensors
+from training.relevance.vision import Settings, Trainer, unchanged_tensors
 from training.relevance.vocabulary import nameable, plain
 from transmitter.relevance.embedded import RelevanceModel
 from transmitter.relevance.network import RelevanceNetwork
