@@ -6,8 +6,6 @@ stays. Both are asked for those categories alone, in every photo that shows them
 Run with `python -m evaluation.held_names --help`; needs the `training` extra.
 """
 
-import json
-import tempfile
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +17,11 @@ import torch
 from tqdm import tqdm
 
 from evaluation.datasets import Dataset, Sample, open_dataset
+from evaluation.partial import write_whole
 from evaluation.relevance.photo import ObjectRow, mean, score_photo
+from evaluation.relevance.report import Check
 from shared.errors import InvalidInputError, WeightsError
+from training.relevance.caches import sentence_cache
 from training.relevance.photos import CATEGORIES
 from training.relevance.text import train_text
 from transmitter.relevance import RelevanceExtractor
@@ -82,18 +83,18 @@ def main(  # noqa: PLR0917 - one argument per option of the command
 ) -> None:
     """Compares the shipped text tower with one that was not told some names, on the photos of FOLDER."""
     torch.set_num_threads(1)
-    cache = cache or Path(tempfile.gettempdir()) / "mmsc-relevance" / "sentences.npz"
     names = draw_names(count, seed)
     try:
         dataset, model = open_dataset(folder), load()
-        tower = train_text(data / "teachers", steps=steps, seed=seed, held=names, cache=cache)
+        tower = train_text(data / "teachers", steps=steps, seed=seed, held=names, cache=cache or sentence_cache())
         told, objects = precision(EmbeddedExtractor(model), dataset, names)
         held, _ = precision(EmbeddedExtractor(replace(model, tower=tower)), dataset, names)
+        loss = told - held
+        check = Check(name="names held out, loss", value=loss, unit="AP", bar=BAR, ok=loss <= BAR)
+        report.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(report, {"names": names, "told": told, "held": held, "checks": [check]})
     except (InvalidInputError, WeightsError, FileNotFoundError) as error:
         raise click.UsageError(str(error)) from error
-    check = {"name": "names held out, loss", "value": told - held, "unit": "AP", "bar": BAR, "ok": told - held <= BAR}
-    report.parent.mkdir(parents=True, exist_ok=True)
-    report.write_text(json.dumps({"names": names, "told": told, "held": held, "checks": [check]}, indent=2) + "\n")
     click.echo(f"{objects} objects of {count} names: {told:.3f} AP told, {held:.3f} held out (bar: {BAR} less)")
 
 

@@ -6,18 +6,19 @@ sentence teacher's words only, and a tower that never read any phrase with such 
 CLIP's vector of a held-out name. Run with `python -m evaluation.text_tower --help`; needs the `training` extra.
 """
 
-import json
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import click
 import numpy as np
 import torch
 
+from evaluation.partial import write_whole
+from evaluation.relevance.report import Check
 from shared.arrays import Float32Array
 from shared.errors import InvalidInputError
+from training.relevance.caches import sentence_cache
 from training.relevance.lessons import lessons, without_text
 from training.relevance.sentences import LAYER_CHANNELS, sentence_features
 from training.relevance.text import fit_tower
@@ -124,8 +125,8 @@ def _encode(tower: TextTower, phrases: list[str]) -> Float32Array:
         return np.asarray(tower.encode(phrases)[:, :CLIP_CHANNELS].numpy(), np.float32)
 
 
-def checks_of(results: dict[str, Standing]) -> list[dict[str, Any]]:
-    """The figures as rows of `name`, `value`, `unit`, `bar` (none where nothing is demanded) and `ok`."""
+def checks_of(results: dict[str, Standing]) -> list[Check]:
+    """The figures, each with its bar; none where nothing is demanded."""
     rows: list[tuple[str, float, str, float | None]] = []
     for label, result in results.items():
         bars = (FIRST_BAR, FIVE_BAR) if label == "tower" else (None, None)
@@ -133,7 +134,7 @@ def checks_of(results: dict[str, Standing]) -> list[dict[str, Any]]:
         rows.append((f"{label}, held-out names, top 5", result.five, "share", bars[1]))
         rows.append((f"{label}, held-out names, cosine", result.cosine, "cosine", None))
     return [
-        {"name": name, "value": round(value, 4), "unit": unit, "bar": bar, "ok": bar is None or value >= bar}
+        Check(name=name, value=round(value, 4), unit=unit, bar=bar, ok=bar is None or value >= bar)
         for name, value, unit, bar in rows
     ]
 
@@ -150,13 +151,12 @@ def main(  # noqa: PLR0917 - one argument per option of the command
 ) -> None:
     """Trains towers without a share of the names, prints how those come out and writes the checks as JSON."""
     torch.set_num_threads(1)
-    cache = cache or Path(tempfile.gettempdir()) / "mmsc-relevance" / "sentences.npz"
     try:
-        checks = checks_of(measure(data / "teachers", cache, share, seed, steps))
+        checks = checks_of(measure(data / "teachers", cache or sentence_cache(), share, seed, steps))
+        report.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(report, {"share": share, "seed": seed, "checks": checks})
     except (InvalidInputError, FileNotFoundError) as error:
         raise click.UsageError(str(error)) from error
-    report.parent.mkdir(parents=True, exist_ok=True)
-    report.write_text(json.dumps({"share": share, "seed": seed, "checks": checks}, indent=2) + "\n")
     for row in checks:
         bar = f"(bar {row['bar']}) {'ok' if row['ok'] else 'MISSED'}" if row["bar"] is not None else ""
         click.echo(f"{row['name']:44s} {row['value']:.3f} {row['unit']:6s} {bar}")

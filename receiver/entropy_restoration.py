@@ -28,9 +28,8 @@ from receiver.restoration import Fill
 from receiver.tiling import Box, tiles, to_patches, to_picture
 from shared.arrays import AnyArray, BoolArray, Int64Array, UInt8Array
 from shared.codec.entropy.levels import QUALITY_EXACT, QUALITY_SKIPPED
-from shared.errors import WeightsError
 from shared.patches import PATCH_SIZE, PatchGrid, join
-from shared.weights import Weights, default_path, read_weights
+from shared.weights import Weights, default_path, read_network
 
 ENTROPY_RESTORATION_FORMAT: Final = "mmsc-entropy-restoration-1"
 """Format and version tag of the weights file."""
@@ -208,11 +207,7 @@ class EntropyRestorer:
             WeightsError: the file is absent, foreign or damaged; the message names its path.
         """
         path = path or default_path("entropy_restoration.safetensors")
-        weights = read_weights(path, ENTROPY_RESTORATION_FORMAT)
-        try:
-            return cls(_network(weights))
-        except (KeyError, ValueError, RuntimeError) as error:
-            raise WeightsError(f"{path}: its tensors do not fit the network ({error})") from error
+        return cls(read_network(path, ENTROPY_RESTORATION_FORMAT, _network))
 
     def restore(self, patches: UInt8Array, qualities: AnyArray, grid: PatchGrid, background: UInt8Array) -> UInt8Array:
         """Makes the picture.

@@ -26,10 +26,9 @@ from torch.nn import functional
 
 from receiver.tiling import Box, tiles, to_patches, to_picture
 from shared.arrays import UInt8Array
-from shared.errors import WeightsError
 from shared.levels import LEVEL_BYTES, RAW, SKIPPED
 from shared.patches import PATCH_SIZE, PatchGrid, join
-from shared.weights import Weights, default_path, read_weights
+from shared.weights import Weights, default_path, read_network
 
 RESTORATION_FORMAT: Final = "mmsc-restoration-1"
 """Format and version tag of the weights file."""
@@ -230,12 +229,7 @@ class Restorer:
         Raises:
             WeightsError: the file is absent, foreign or damaged; the message names its path.
         """
-        path = path or default_path("restoration.safetensors")
-        weights = read_weights(path, RESTORATION_FORMAT)
-        try:
-            return cls(_network(weights))
-        except (KeyError, ValueError, RuntimeError) as error:
-            raise WeightsError(f"{path}: its tensors do not fit the network ({error})") from error
+        return cls(read_network(path or default_path("restoration.safetensors"), RESTORATION_FORMAT, _network))
 
     def restore(self, patches: UInt8Array, levels: UInt8Array, grid: PatchGrid, background: UInt8Array) -> UInt8Array:
         """Makes the picture.

@@ -3,9 +3,10 @@
 import hashlib
 import importlib.resources
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 from safetensors import SafetensorError
@@ -16,6 +17,8 @@ from shared.errors import WeightsError
 
 _TAG: Final = "mmsc_format"
 _HEADER_LIMIT_BYTES: Final = 1 << 20
+
+_Network = TypeVar("_Network")
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,24 @@ def read_weights(path: Path, tag: str) -> Weights:
     if settings.get(_TAG) != tag:
         raise WeightsError(f"{path}: holds format {settings.get(_TAG)!r}, not {tag!r}")
     return Weights(tensors, settings, hashlib.sha256(data).digest()[:4])
+
+
+def read_network(path: Path, tag: str, network_of: Callable[[Weights], _Network]) -> _Network:
+    """Reads a network's weights file.
+
+    Args:
+        path: a safetensors file.
+        tag: the format and version that its metadata must carry.
+        network_of: makes the network; a KeyError, ValueError or RuntimeError of it says that the file does not fit.
+
+    Raises:
+        WeightsError: the file is absent, foreign or damaged; the message names its path.
+    """
+    weights = read_weights(path, tag)
+    try:
+        return network_of(weights)
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise WeightsError(f"{path}: its tensors do not fit the network ({error})") from error
 
 
 def sha256_of(path: Path) -> str:

@@ -6,10 +6,20 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from evaluation.datasets import open_dataset
+from evaluation.relevance.photo import score_photo, wrong_entry
 from transmitter.relevance import Relevance
 
 HEIGHT, WIDTH = 80, 120
 """Of the photos: 10 x 15 patches in three upright stripes of 50."""
+
+
+def floats(*values):
+    return np.array(values, np.float32)
+
+
+def flags(*values):
+    return np.array(values, bool)
 
 
 def stripe(number, height=HEIGHT, width=WIDTH):
@@ -110,6 +120,9 @@ ANSWERS = {
 }
 """Values of the three stripes, and whether it is present, by query."""
 
+SYNONYMS = {"cat": ("house cat", "puss"), "crumb": ("never asked",)}
+"""Other names; those of the crumb, which is on no patch, are never asked for."""
+
 
 class Scripted:
     """Answers by query alone."""
@@ -144,3 +157,19 @@ class ScriptedMany(Scripted):
 def load_scripted():
     """As a process of its own would."""
     return Scripted()
+
+
+class Grey:
+    """Finds everything everywhere, by half."""
+
+    name = "grey"
+
+    def __call__(self, image, query):
+        return Relevance(np.full(image.shape[:2], 0.5, np.float32), present=True)
+
+
+def scored(folder):
+    """What `Scripted` scores on every photo of the folder."""
+    dataset = open_dataset(folder)
+    numbers = range(len(dataset))
+    return [score_photo(Scripted(), dataset[number], wrong_entry(dataset, number), SYNONYMS) for number in numbers]

@@ -1,8 +1,10 @@
 """Models of MAFT+ small enough for tests, with the official files' keys."""
 
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
+from torch.nn import functional
 
 from transmitter.relevance.maft_plus.config import MaftConfig
 from transmitter.relevance.maft_plus.model import MaftPlus
@@ -42,3 +44,23 @@ def small_model(config=SMALL_LARGE, seed=0):
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.05)
     return model.requires_grad_(False)
+
+
+def small_case(config=SMALL_LARGE, size=(64, 96), seed=0):
+    """A model, two pictures and a vocabulary of two classes with three synonyms."""
+    model = small_model(config, seed)
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(2, 3, *size, generator=generator)
+    texts = functional.normalize(torch.randn(3, config.embed_dim, generator=generator), dim=-1)
+    return model, images, model.vocabulary(texts, (1, 2))
+
+
+@contextmanager
+def single_thread():
+    """Has torch compute on one thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from receiver_fakes import ID, Sent, sent, sources
-from test_receiver_server import Receiver, pixels, running
+from receiver_server_fakes import Receiver, pixels, running
 
 from receiver.journal import read_journal
 from receiver.receiving import Answers

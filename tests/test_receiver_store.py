@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 from prometheus_client import CollectorRegistry
 from receiver_fakes import ID, receivers, sent
-from test_receiver_server import Receiver, pixels, running
+from receiver_server_fakes import Receiver, pixels, running
 
 from receiver.__main__ import main
 from receiver.assembly import Assembly

@@ -11,10 +11,11 @@ from training.relevance.answers import Answers, answers_path, load_answers
 from training.relevance.held_out import find_threshold, held_out, report
 from training.relevance.losses import dense_loss, label_loss, presence_loss, rivalry_loss
 from training.relevance.photos import CATEGORIES, COLUMNS, ROWS, Crop, Photo, draw_crop
+from training.relevance.phrase_book import PhraseBook
 from training.relevance.samples import Pools, Sampler
 from training.relevance.scenes import SCENES, scene_classes
 from training.relevance.targets import ANYTHING, COLUMN_NAMES, TargetMaker, self_label
-from training.relevance.vision import PhraseBook, Settings, Trainer, mean_state, unchanged_tensors
+from training.relevance.vision import Settings, Trainer, mean_state, unchanged_tensors
 from transmitter.relevance.detector import Detector
 from transmitter.relevance.network import TEXT_CHANNELS, RelevanceNetwork
 from transmitter.relevance.segmenter import Segmenter

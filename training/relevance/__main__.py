@@ -8,7 +8,6 @@ there; delete the folder to start anew.
 """
 
 import os
-import tempfile
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,16 +18,19 @@ from torch import distributed
 from torch.nn import functional
 
 from training.relevance.answers import Teachers, ask
+from training.relevance.caches import cache_folder, sentence_cache
 from training.relevance.guesses import cross_fitted
 from training.relevance.held_out import HeldOut, calibrate, held_out, report
 from training.relevance.photos import Photo, captioned_photos, labelled_photos, masked_photos
+from training.relevance.phrase_book import PhraseBook
+from training.relevance.processes import rank
 from training.relevance.samples import Pools, Sampler
 from training.relevance.scenes import scene_classes
 from training.relevance.start import fit_scene_classes, speak_for_classes, starting_network
 from training.relevance.targets import TargetMaker
 from training.relevance.teachers import BoxTeacher, SceneTeacher, VocTeacher
 from training.relevance.text import train_text
-from training.relevance.vision import PhraseBook, Settings, Trainer, rank, unchanged_tensors
+from training.relevance.vision import Settings, Trainer, unchanged_tensors
 from training.relevance.vocabulary import nameable, plain
 from transmitter.relevance.embedded import RelevanceModel
 from transmitter.relevance.network import RelevanceNetwork
@@ -93,7 +95,7 @@ def ask_teachers(photos: Photos, cache: Path) -> None:
 def trained_tower(teachers: Path, checkpoint: Path, steps: int) -> TextTower:
     """Trains the text tower, or reads it where an earlier run left it."""
     if not checkpoint.exists():
-        tower = train_text(teachers, steps=steps, cache=checkpoint.with_name("sentences.npz"))
+        tower = train_text(teachers, steps=steps, cache=sentence_cache(checkpoint.parent))
         torch.save((tower.words, tower.state_dict()), checkpoint)
     words, state = torch.load(checkpoint)
     tower = TextTower(words)
@@ -137,13 +139,13 @@ def main(  # noqa: PLR0917 - one argument per option of the command
 ) -> None:
     """Trains the embedded relevance extractor."""
     torch.set_num_threads(threads)
-    cache = cache or Path(tempfile.gettempdir()) / "mmsc-relevance"
+    cache = cache or cache_folder()
     cache.mkdir(parents=True, exist_ok=True)
     photos = Photos.read(data)
     if rank() == 0:
         ask_teachers(photos, cache)
         if not (cache / "guesses.pt").exists():
-            torch.save(cross_fitted(photos.teachers, cache / "sentences.npz"), cache / "guesses.pt")
+            torch.save(cross_fitted(photos.teachers, sentence_cache(cache)), cache / "guesses.pt")
         begun_network(photos, cache, trained_tower(photos.teachers, cache / "tower.pt", text_steps))
     if prepare:
         return

@@ -105,39 +105,41 @@ def _overlap(a: Float32Array, b: Float32Array) -> float:
     return both / (float(np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2])) - both + 1e-9)
 
 
-class VocTeacher:
-    """DeepLabV3 over the 21 PASCAL VOC classes."""
+class _DeepLab:
+    """DeepLabV3 over some classes.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: its file.
+        side: height and width of its input.
+        step: its output is read at every so many positions.
+    """
+
+    def __init__(self, path: Path, side: int, step: int) -> None:
+        self._side, self._step = side, step
         self._net = Interpreter(str(path), num_threads=1)
         self._net.allocate_tensors()
         self._input = self._net.get_input_details()[0]["index"]
         self._output = self._net.get_output_details()[0]["index"]
 
     def __call__(self, image: UInt8Array) -> Float32Array:
-        """(height, width, 3) RGB to (65, 65, 21) class probabilities over the whole photo."""
-        small = Image.fromarray(image).resize((VOC_SIDE, VOC_SIDE), Image.Resampling.BILINEAR)
+        """(height, width, 3) RGB to (65, 65, classes) probabilities over the whole photo."""
+        small = Image.fromarray(image).resize((self._side, self._side), Image.Resampling.BILINEAR)
         self._net.set_tensor(self._input, np.asarray(small, np.float32)[None] / 127.5 - 1)
         self._net.invoke()
-        logits = self._net.get_tensor(self._output)[0, ::4, ::4]
+        logits = self._net.get_tensor(self._output)[0, :: self._step, :: self._step]
         powers = np.exp(logits - logits.max(-1, keepdims=True))
         return np.asarray(powers / powers.sum(-1, keepdims=True), np.float32)
 
 
-class SceneTeacher:
-    """DeepLabV3 over the 150 ADE20K classes, for what no box holds: sky, road, wall."""
+class VocTeacher(_DeepLab):
+    """DeepLabV3 over the 21 PASCAL VOC classes: (65, 65, 21)."""
 
     def __init__(self, path: Path) -> None:
-        self._net = Interpreter(str(path), num_threads=1)
-        self._net.allocate_tensors()
-        self._input = self._net.get_input_details()[0]["index"]
-        self._output = self._net.get_output_details()[0]["index"]
+        super().__init__(path, VOC_SIDE, 4)
 
-    def __call__(self, image: UInt8Array) -> Float32Array:
-        """(height, width, 3) RGB to (65, 65, 151) class probabilities over the whole photo."""
-        small = Image.fromarray(image).resize((SCENE_SIDE, SCENE_SIDE), Image.Resampling.BILINEAR)
-        self._net.set_tensor(self._input, np.asarray(small, np.float32)[None] / 127.5 - 1)
-        self._net.invoke()
-        logits = self._net.get_tensor(self._output)[0, ::8, ::8]
-        powers = np.exp(logits - logits.max(-1, keepdims=True))
-        return np.asarray(powers / powers.sum(-1, keepdims=True), np.float32)
+
+class SceneTeacher(_DeepLab):
+    """DeepLabV3 over ADE20K's 150 classes and none, (65, 65, 151), for what no box holds: sky, road, wall."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, SCENE_SIDE, 8)

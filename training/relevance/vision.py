@@ -4,7 +4,6 @@ Started by `torchrun --nproc-per-node N`, each process draws its own crops and t
 """
 
 import math
-import os
 import random
 from collections.abc import Callable, Sequence
 from copy import deepcopy
@@ -14,18 +13,17 @@ from typing import Final
 
 import numpy as np
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
 from training.relevance.losses import dense_loss, label_loss, presence_loss, rivalry_loss
 from training.relevance.photos import CATEGORIES
+from training.relevance.phrase_book import PhraseBook
+from training.relevance.processes import average_gradients, average_statistics, rank
 from training.relevance.samples import Batch, Sampler
-from training.relevance.targets import ANYTHING, COLUMN_NAMES, self_label
-from training.relevance.text import nonsense
-from training.relevance.vocabulary import alias_phrases
-from transmitter.relevance.network import CLIP_CHANNELS, TEXT_CHANNELS, RelevanceNetwork
-from transmitter.relevance.text_tower import TextTower
+from training.relevance.targets import self_label
+from transmitter.relevance.network import RelevanceNetwork
 
 SELF_LABEL_FROM: Final = 150
 """Step from which boxes are labelled by the network's own moving average."""
@@ -45,10 +43,6 @@ STRANGE_BELOW: Final = 0.3
 PRESENCE_WEIGHT: Final = 0.15
 RIVALRY_WEIGHT: Final = 0.3
 NONSENSE_WEIGHT: Final = 0.05
-NONSENSE_PHRASES: Final = 2
-GUESSED_FROM: Final = 0.7
-"""Categories are asked for under a guessed vector when a draw from 0..1 is above this."""
-
 LABEL_WEIGHT: Final = 0.25
 SMOOTHING: Final = 0.998
 """Of the moving average of the weights, which is what ships."""
@@ -72,53 +66,6 @@ class Settings:
 
     check_every: int = 250
     """Steps between checkpoints."""
-
-
-class PhraseBook:
-    """The text side of the targets: which phrases may stand for which plane.
-
-    Args:
-        tower: encodes phrases.
-        labels: of the labelled photos.
-        guesses: CLIP's part, (count, 512) by plane name, as a tower would guess it that CLIP never told the name.
-    """
-
-    def __init__(self, tower: TextTower, labels: Sequence[str], guesses: dict[str, Tensor] | None = None) -> None:
-        torch.manual_seed(0)
-        self.anything = nn.Parameter(functional.normalize(torch.randn(TEXT_CHANNELS), dim=0))
-        names = [name for name in COLUMN_NAMES if name != ANYTHING]
-        with torch.no_grad():
-            self._options = [tower.encode(alias_phrases(name)) for name in names]
-            self.labels = tuple(sorted({label for label in labels if label}))
-            self.label_vectors = tower.encode(self.labels) if self.labels else torch.zeros(0, TEXT_CHANNELS)
-            self.category_vectors = tower.encode(CATEGORIES)
-        self._tower = tower
-        self._guesses = [
-            with_meaning(guesses[name], options[0]) if guesses and name in guesses else None
-            for name, options in zip(names, self._options, strict=True)
-        ]
-
-    def draw(self, rng: random.Random) -> Tensor:
-        """(planes, TEXT_CHANNELS): each plane under its own name half of the time, else under an alias or a guess."""
-        rows = []
-        for options, guesses in zip(self._options, self._guesses, strict=True):
-            draw = rng.random()
-            if draw > GUESSED_FROM and guesses is not None:
-                rows.append(guesses[rng.randrange(len(guesses))])
-            else:
-                rows.append(options[0 if draw < 0.5 else rng.randrange(len(options))])
-        return torch.stack([*rows, functional.normalize(self.anything, dim=0)])
-
-    def nonsense(self, rng: random.Random) -> Tensor:
-        """(count, TEXT_CHANNELS): random letters, which name nothing in any picture."""
-        numbers = np.random.default_rng(rng.getrandbits(32))
-        with torch.no_grad():
-            return self._tower.encode([nonsense(numbers) for _ in range(NONSENSE_PHRASES)])
-
-
-def with_meaning(guesses: Tensor, told: Tensor) -> Tensor:
-    """Guesses of CLIP's part, (count, 512), with the meaning of a told vector (TEXT_CHANNELS,)."""
-    return torch.cat([guesses, told[CLIP_CHANNELS:].expand(len(guesses), -1)], 1)
 
 
 class Trainer:
@@ -167,7 +114,7 @@ class Trainer:
             loss = self._one_step()
             progress.set_postfix(loss=f"{loss:.3f}", refresh=False)
             if self.step % self._settings.check_every == 0 or self.step == steps:
-                self._meet()
+                average_statistics(self.network, self.smooth)
                 if rank() == 0:
                     self._save()
                     progress.write(f"step {self.step}: {check(self)}")
@@ -254,15 +201,6 @@ class Trainer:
                 mean.lerp_(value, 1 - share)
         self.smooth_anything.lerp_(self.anything, 1 - share)
 
-    def _meet(self) -> None:
-        """Averages what the processes keep apart: the statistics of the batch normalisation."""
-        if distributed.is_initialized():
-            for network in (self.network, self.smooth):
-                for buffer in network.buffers():
-                    if buffer.is_floating_point():
-                        distributed.all_reduce(buffer)
-                        buffer.div_(distributed.get_world_size())
-
     def _resume(self) -> None:
         if not self._checkpoint.exists():
             return
@@ -317,23 +255,6 @@ def mean_state(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         name: torch.stack([state[name] for state in states]).mean(0) if value.is_floating_point() else value
         for name, value in states[-1].items()
     }
-
-
-def rank() -> int:
-    """Number of this process among those that train together; 0 where it is alone."""
-    return int(os.environ.get("RANK", "0"))
-
-
-def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
-    """Replaces each gradient by its mean over the processes that train together."""
-    if not distributed.is_initialized():
-        return
-    found = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    flat = torch.cat([gradient.flatten() for gradient in found])
-    distributed.all_reduce(flat)
-    flat /= distributed.get_world_size()
-    for gradient, mean in zip(found, torch.split(flat, [gradient.numel() for gradient in found]), strict=True):
-        gradient.copy_(mean.view_as(gradient))
 
 
 def unchanged_tensors(network: RelevanceNetwork, start: RelevanceNetwork) -> list[str]:
