@@ -29,6 +29,7 @@ _TRIALS: Final = 12
 _STEP_BACK: Final = 3  # quantisers
 _SAMPLES: Final = 3
 _SAMPLED: Final = 2  # quantisers: what a sample tells of so near a fineness is as good as one of it
+_NEARLY_EXACT: Final = 44  # under quantisers from here on, all inside a mask may take fewer bytes if it is exact
 _WORTH_CODING: Final = (ENOUGH, 0.9995)  # measured bytes over the budget; measures are true to a few per mille
 
 
@@ -120,6 +121,12 @@ class Search:
         over: Trial | None = None
         low, high, stride = ALL_EXACT, QUALITIES, 1
         fineness = self._first_guess()
+        if self.trials.source.is_mask and EXACT_BELOW <= fineness < _NEARLY_EXACT:
+            exact = self._try(Setting(EXACT_BELOW - 1, DEFAULT_PRICE))
+            if self._fits(exact):
+                fits, high, fineness = exact, EXACT_BELOW - 2, EXACT_BELOW - 2
+            else:
+                over, low = exact, EXACT_BELOW
         while low <= high and self.left > _FOR_CLOSING and not self._enough():
             trial = self._try(Setting(fineness, DEFAULT_PRICE))
             if self._fits(trial):
