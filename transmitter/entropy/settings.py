@@ -52,7 +52,7 @@ class Source:
     patches: UInt8Array
     """(grid.count, 8, 8, 3)."""
     coefficients: Float32Array
-    """(grid.count, 192)."""
+    """(grid.count, 192), of the patches at a mask's edge what continues the inside."""
     offsets: Int64Array
     merits: Float64Array
     prices: Float64Array
@@ -90,17 +90,16 @@ class Source:
     @cached_property
     def _inside_alone(self) -> tuple[UInt8Array, BoolArray]:
         assert self.edges is not None
-        patches, free = self.patches.copy(), np.zeros(self.patches.shape[:-1], np.bool_)
-        patches[self.edges.numbers] = self.edges.continued()
-        free[self.edges.numbers] = ~self.edges.inside.reshape(-1, *patches.shape[1:])[..., 0]
-        return patches, free
+        free = np.zeros(self.patches.shape[:-1], np.bool_)
+        free[self.edges.numbers] = ~self.edges.inside
+        return self.edges.continued(self.patches), free
 
     @cached_property
     def shares(self) -> Float64Array:
         """(grid.count,) how much of each patch counts: at the edge of a mask, what lies inside."""
         shares = np.ones(self.grid.count)
         if self.edges is not None:
-            shares[self.edges.numbers] = self.edges.inside.mean(axis=1)
+            shares[self.edges.numbers] = self.edges.inside.mean(axis=(1, 2))
         return shares
 
 

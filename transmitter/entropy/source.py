@@ -3,7 +3,6 @@
 from typing import Final
 
 import numpy as np
-from PIL import Image
 
 from shared.arrays import Float32Array, UInt8Array
 from shared.codec.entropy.background import thumbnail, thumbnail_halved
@@ -11,7 +10,7 @@ from shared.codec.entropy.codec import EntropyCodec
 from shared.codec.entropy.context import quantiser_steps
 from shared.codec.entropy.levels import HALF_OCTAVE
 from shared.packets import max_sketch_bytes
-from shared.patches import PATCH_SIZE, PatchGrid, split
+from shared.patches import PatchGrid, split
 from transmitter.entropy.edges import Edges
 from transmitter.entropy.levels import ideal_offsets, relative_offsets
 from transmitter.entropy.settings import COARSEST, EXACT_BELOW, OUTSIDE, Allotment, Source
@@ -23,7 +22,6 @@ _OUTSIDE_MERIT: Final = (COARSEST - EXACT_BELOW + 1) / HALF_OCTAVE
 _EDGE_PRICE: Final = 0.5  # octaves of the price of a bit in them, for each half octave; by masks of training photos
 _PRICE_REACH: Final = 2.0  # half octaves that a price may make up for
 _NOTHING: Final = 1e-6
-_COLOURS: Final = 3
 _SMOOTHNESS: Final = 2.0
 _LAYER_BITS: Final = 1.45  # per octave of signal over step, squared; measured on photos
 _SURELY_MORE: Final = 1.3
@@ -43,8 +41,8 @@ def prepare_over(codec: EntropyCodec, image: UInt8Array, relevance: Float32Array
     """
     grid, patches = PatchGrid.of(image), split(image)
     colours = codec.background(layer, grid)
-    coefficients = codec.lossy.transform.analyse(patches)
-    edges = _edges(patches, relevance, colours, grid) if _is_mask(relevance) else None
+    edges = _edges(relevance) if _is_mask(relevance) else None
+    coefficients = codec.lossy.transform.analyse(edges.continued(patches) if edges else patches)
     return Source(patches, coefficients, *allotted(relevance, grid), edges, grid, layer, codec.expected_means(colours))
 
 
@@ -79,22 +77,11 @@ def _is_mask(relevance: Float32Array) -> bool:
     return bool(((relevance == 0) | (relevance == relevance.max())).all() and relevance.any())
 
 
-def _edges(patches: UInt8Array, relevance: Float32Array, colours: UInt8Array, grid: PatchGrid) -> Edges:
-    inside = split(relevance[:, :, None] > 0).reshape(grid.count, -1)
-    numbers = np.flatnonzero(inside.any(axis=1) & ~inside.all(axis=1))
-    size = _COLOURS * PATCH_SIZE**2  # spelt out: there may be no such patch
-    shown = split(enlarged(colours, grid))[numbers].reshape(len(numbers), size)
-    samples = patches[numbers].reshape(len(numbers), size)
-    return Edges(
-        numbers, samples.astype(np.float32), shown.astype(np.float32), inside[numbers].repeat(_COLOURS, axis=1)
-    )
-
-
-def enlarged(colours: UInt8Array, grid: PatchGrid) -> UInt8Array:
-    """(height, width, 3) picture of (grid.count, 3) colours, one per patch, smoothly."""
-    small = Image.fromarray(colours.reshape(grid.rows, grid.columns, _COLOURS))
-    size = (grid.columns * PATCH_SIZE, grid.rows * PATCH_SIZE)
-    return np.asarray(small.resize(size, Image.Resampling.BICUBIC))[: grid.height, : grid.width]
+def _edges(relevance: Float32Array) -> Edges:
+    inside = split(relevance[:, :, None] > 0)[..., 0]
+    some, all_ = inside.any(axis=(1, 2)), inside.all(axis=(1, 2))
+    numbers = np.flatnonzero(some & ~all_)
+    return Edges(numbers, inside[numbers])
 
 
 def background_within(codec: EntropyCodec, image: UInt8Array, limit_bytes: int) -> bytes:

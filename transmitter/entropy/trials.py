@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from shared.arrays import BoolArray, Float32Array, Float64Array, Int64Array, UInt8Array
+from shared.arrays import BoolArray, Float64Array, Int64Array, UInt8Array
 from shared.codec.entropy.codec import (
     COUNT_BYTES,
     ENTROPY_CODEC,
@@ -19,7 +19,6 @@ from shared.codec.entropy.codec import (
     parts_needed,
     patches_in,
 )
-from shared.codec.entropy.context import quantiser_steps
 from shared.codec.entropy.levels import EXACT, sending_order
 from shared.codec.entropy.lossy_model import DEFAULT_PRICE
 from shared.entropy_level_map import encode as encode_level_map
@@ -67,7 +66,7 @@ class _Piece(NamedTuple):
 _Taken = tuple[list[_Piece], Float64Array]
 """One piece per run, and the bits of every patch of all runs."""
 
-Coding = Callable[[Scene, list[Run], Float32Array, float], _Taken]
+Coding = Callable[[Scene, list[Run], float], _Taken]
 """Codes runs, or measures them."""
 
 
@@ -114,7 +113,7 @@ class Trials:
     def _sampled_factors(self, scene: Scene, runs: list[Run], guess: Float64Array) -> Float64Array:
         """(grid.count,) by what some patches take by themselves."""
         numbers = np.concatenate([run.numbers for run in runs])
-        measured = self.codec.measure_lossy(scene, runs, self._coefficients(scene), DEFAULT_PRICE * self.source.prices)
+        measured = self.codec.measure_lossy(scene, runs, self.source.coefficients, DEFAULT_PRICE * self.source.prices)
         bits = in_company(measured.bits)
         factors = np.full(len(guess), bits.sum() / max(guess[numbers].sum(), 1))
         factors[numbers] = bits / np.maximum(guess[numbers], 1)
@@ -161,7 +160,7 @@ class Trials:
         scene = self._scene(trial.levels, *trial.header.level_map[:2])
         changed = [bodies[number] for number in numbers]
         runs = [Run(body.position, scene.order[body.position : body.position + body.patches]) for body in changed]
-        pieces, _ = self._coded(scene, runs, self._coefficients(scene), price)
+        pieces, _ = self._coded(scene, runs, price)
         for number, new in zip(numbers, _bodies(pieces), strict=True):
             if len(new.content) <= self._capacity:
                 bodies[number] = new
@@ -219,11 +218,10 @@ class Trials:
     def _lossy(self, scene: Scene, bits: Float64Array, price: float, code: Coding) -> list[_Piece]:
         lossy = np.flatnonzero(scene.levels[scene.order] != EXACT)
         waiting = list(self._runs(scene, lossy, bits))
-        coefficients = self._coefficients(scene)
         done: list[_Piece] = []
         while waiting:
             batch, waiting = _batch(waiting)
-            pieces, taken = code(scene, batch, coefficients, price)
+            pieces, taken = code(scene, batch, price)
             bits[np.concatenate([run.numbers for run in batch])] = taken
             for run, piece in zip(batch, pieces, strict=True):
                 if piece.size <= self._capacity or len(run.numbers) == 1:
@@ -247,13 +245,13 @@ class Trials:
             before = np.full(len(levels), float(np.median(factors[lossy]))) if self.factors is None else self.factors
             self.factors = np.where(lossy, np.clip(factors, *_FACTORS), before)
 
-    def _coded(self, scene: Scene, runs: list[Run], coefficients: Float32Array, price: float) -> _Taken:
-        encoded = self.codec.encode_lossy(scene, runs, coefficients, price * self.source.prices)
+    def _coded(self, scene: Scene, runs: list[Run], price: float) -> _Taken:
+        encoded = self.codec.encode_lossy(scene, runs, self.source.coefficients, price * self.source.prices)
         pairs = zip(runs, encoded.bodies, strict=True)
         return [_Piece(run.first, len(body), body) for run, body in pairs], encoded.bits
 
-    def _measured(self, scene: Scene, runs: list[Run], coefficients: Float32Array, price: float) -> _Taken:
-        measured = self.codec.measure_lossy(scene, runs, coefficients, price * self.source.prices)
+    def _measured(self, scene: Scene, runs: list[Run], price: float) -> _Taken:
+        measured = self.codec.measure_lossy(scene, runs, self.source.coefficients, price * self.source.prices)
         pairs = zip(runs, measured.body_bytes, strict=True)
         return [_Piece(run.first, round(_TAKEN * size), None) for run, size in pairs], _TAKEN * measured.bits
 
@@ -266,17 +264,6 @@ class Trials:
             count = max(int(np.searchsorted(np.cumsum(bits[ahead]), room, side="right")), 1)
             yield Run(int(ordinals[first]), ahead[:count])
             first += count
-
-    def _coefficients(self, scene: Scene) -> Float32Array:
-        """(grid.count, 192), freed from what lies outside the mask in patches at its edge."""
-        edges = self.source.edges
-        if edges is None:
-            return self.source.coefficients
-        coefficients = self.source.coefficients.copy()
-        qualities = scene.qualities(edges.numbers)
-        widths = quantiser_steps()[np.maximum(qualities, 0)]
-        coefficients[edges.numbers] = edges.coefficients(self.codec.lossy.transform, widths)
-        return coefficients
 
     @property
     def _packet_capacity(self) -> int:

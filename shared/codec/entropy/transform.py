@@ -54,23 +54,12 @@ class PatchTransform:
 
     def analyse(self, patches: UInt8Array) -> Float32Array:
         """The coefficients of (n, 8, 8, 3) RGB patches: (n, 192) in units of 2^-6 grey levels, not rounded."""
-        return self.analyse_samples(patches.reshape(-1, COEFFICIENTS).astype(np.float32))
-
-    def analyse_samples(self, samples: Float32Array) -> Float32Array:
-        """As `analyse`, of (n, 192) samples that need not be whole."""
+        samples = patches.reshape(-1, COEFFICIENTS).astype(np.float32)
         return np.asarray((samples - np.float32(_GREY)) @ self._forward)
-
-    def samples_of(self, coefficients: Float32Array) -> Float32Array:
-        """(n, 192) samples of (n, 192) coefficients, quickly and not exactly: for the encoder's thoughts."""
-        return np.asarray(coefficients @ self._backward + np.float32(_GREY))
 
     @cached_property
     def _forward(self) -> Float32Array:
         return np.asarray(self._floats.T * UNITS_PER_LEVEL, np.float32)
-
-    @cached_property
-    def _backward(self) -> Float32Array:
-        return np.asarray(self._floats / UNITS_PER_LEVEL, np.float32)
 
     def synthesise(self, coefficients: Float64Array) -> UInt8Array:
         """The patches of whole-numbered coefficients.
