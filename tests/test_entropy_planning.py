@@ -124,13 +124,16 @@ def test_price_makes_up_for_a_coarser_quantiser_than_deserved():
     assert prices.max() > 1.1
 
 
-def test_patches_at_the_edge_of_a_mask_pay_more_for_bits():
+def test_pixels_outside_continue_those_inside():
     edge = np.zeros(IMAGE.shape[:2], np.float32)
     edge[:, :36] = 1  # through the middle of the fifth column of patches
-    prices = allotted(edge, GRID).prices.reshape(GRID.rows, GRID.columns)
-    assert (prices[:, :4] == 1).all()
-    assert (prices[:, 4] > 1.3).all()
-    assert (prices[:, 5:] == 1).all()
+    patches = prepare(CODEC, IMAGE, edge, 0).for_exact(whole=False)[0].astype(int)
+    cut = patches.reshape(GRID.rows, -1, 8, 8, 3)[:, 4]
+    np.testing.assert_array_equal(join(patches.astype(np.uint8), GRID)[:, :36], IMAGE[:, :36])
+    assert (
+        np.abs(cut[:, :, 4] - cut[:, :, 3]).mean() < 0.4 * np.abs(np.diff(IMAGE[:, 32:36].astype(int), axis=1)).mean()
+    )
+    assert np.abs(np.diff(cut[:, :, 4:], axis=2)).mean() < 1
 
 
 def test_exact_inside_of_a_mask_takes_fewer_bytes_than_its_patches():

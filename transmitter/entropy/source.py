@@ -19,7 +19,6 @@ from transmitter.importance import patch_importance
 _REACH: Final = 6  # offsets told apart; what lies beyond is of no importance
 _EDGE_COST: Final = 2.75  # half octaves: patches at a mask's edge are sent in full or not at all
 _OUTSIDE_MERIT: Final = (COARSEST - EXACT_BELOW + 1) / HALF_OCTAVE
-_EDGE_PRICE: Final = 0.5  # octaves of the price of a bit in them, for each half octave; by masks of training photos
 _PRICE_REACH: Final = 2.0  # half octaves that a price may make up for
 _NOTHING: Final = 1e-6
 _SMOOTHNESS: Final = 2.0
@@ -69,8 +68,7 @@ def _inside(importance: Float32Array) -> Allotment:
     inside = importance > 0
     ideal = np.log2(importance.max() / np.maximum(importance, _NOTHING))
     merits = np.where(inside, np.where(ideal > 0, ideal + _EDGE_COST, 0), _OUTSIDE_MERIT)
-    prices = np.exp2(_EDGE_PRICE * np.where(inside, np.minimum(ideal, _PRICE_REACH), 0))
-    return Allotment(np.where(inside, 0, OUTSIDE), merits, prices)
+    return Allotment(np.where(inside, 0, OUTSIDE), merits, np.ones(len(importance)))
 
 
 def _is_mask(relevance: Float32Array) -> bool:
