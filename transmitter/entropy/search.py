@@ -14,11 +14,8 @@ from transmitter.entropy.closing import (
     AIM,
     ENOUGH,
     Closing,
-    bounded_price,
     in_hand,
     in_reach,
-    patches_exponent,
-    seen_exponent,
 )
 from transmitter.entropy.settings import ALL_EXACT, EXACT_BELOW, Setting
 from transmitter.entropy.trials import Trial, Trials
@@ -29,14 +26,14 @@ _TRIALS: Final = 12
 _STEP_BACK: Final = 3  # quantisers
 _SAMPLES: Final = 3
 _SAMPLED: Final = 2  # quantisers: what a sample tells of so near a fineness is as good as one of it
-_WORTH_CODING: Final = (ENOUGH, 0.9995)  # measured bytes over the budget; measures are true to a few per mille
 
 
 @dataclass
 class Search:
     """Brackets the budget by whole steps of fineness, then closes the rest by the price of a bit.
 
-    Trials are only measured, unless they come so near to the budget that they may be what is sent.
+    Trials are only measured, until one comes so near to the budget that it may be what is sent: it is coded, and while
+    that goes on the price makes good what the measure was off by.
     """
 
     trials: Trials
@@ -66,11 +63,11 @@ class Search:
     def _round(self, near: Callable[[Trial], bool]) -> None:
         fits, over = self._bracket(near)
         if over is not None and near(over):
-            self._close(over, _FOR_CLOSING)
+            self._close(over)
         if fits is not None and over is not None and not self._enough():
             fits = self._leap(fits, over)
         if fits is not None and not self._enough():
-            self._close(fits, _FOR_CLOSING)
+            self._close(fits)
 
     def _try(self, setting: Setting) -> Trial:
         if setting in self.tried:
@@ -78,11 +75,14 @@ class Search:
         self.left -= 1
         trial = self.tried[setting] = self.trials.measure(setting)
         self.guesses.clear()
-        low, high = (part * self.budget_bytes for part in _WORTH_CODING)
-        return self._code(setting) if low <= trial.wire_bytes <= high or trial.bodies is not None else trial
+        if trial.bodies is not None:
+            self._keep(trial)
+        return trial
 
     def _code(self, setting: Setting) -> Trial:
-        trial = self.tried[setting] = self.trials.run(setting)
+        known = self.tried.get(setting)
+        trial = self.trials.aimed(known, AIM * self.budget_bytes) if known else self.trials.run(setting)
+        self.tried[setting] = trial
         self._keep(trial)
         return trial
 
@@ -140,11 +140,6 @@ class Search:
             fineness = min(max(guess, low), high)
         return fits, over
 
-    def _close_coded(self, trial: Trial) -> None:
-        """The same for as few bodies as do, where the trial was coded and that near."""
-        for repriced in Closing(self.trials, self.budget_bytes).towards(trial):
-            self._keep(repriced)
-
     def _first_guess(self) -> int:
         """The fineness to begin with, from samples unless more is known."""
         fineness, known = self._guess(1.0), self.trials.factors is not None
@@ -184,22 +179,15 @@ class Search:
             share = 0.5
         return fits
 
-    def _close(self, trial: Trial, tries: int) -> None:
-        """From a trial near the budget: another price of bits, until it fits and enough of the budget is used."""
-        self._close_coded(trial)
-        exponent = patches_exponent(trial)
-        for _ in range(tries):
-            if self._enough() or not in_hand(trial, self.budget_bytes):
-                return
-            ratio = AIM * self.budget_bytes / trial.wire_bytes
-            price = bounded_price(trial.setting.price * ratio ** (-1 / exponent))
-            if price == trial.setting.price:
-                return
+    def _close(self, trial: Trial) -> None:
+        """Codes a trial near the budget, at prices of bits that bring it there; then again as few bodies as do."""
+        if not in_hand(trial, self.budget_bytes):
+            return
+        if trial.bodies is None:
             self.left -= 1
-            following = self._code(replace(trial.setting, price=price))
-            self._close_coded(following)
-            exponent = seen_exponent(following.wire_bytes / trial.wire_bytes, price / trial.setting.price)
-            trial = following
+            trial = self._code(trial.setting)
+        for repriced in Closing(self.trials, self.budget_bytes).towards(trial):
+            self._keep(repriced)
 
     def _guess(self, scale: float) -> int:
         """The fineness at which a guess of the bytes, times `scale`, meets the budget."""
