@@ -15,9 +15,9 @@ from transmitter.entropy.trials import Trial, Trials
 ENOUGH: Final = 0.991
 """Part of the budget that a plan should use."""
 
-AIM: Final = 0.997
-"""Part of the budget that is aimed at."""
 
+_AIM: Final = 0.997
+_LEAST_SPARED: Final = 4  # bytes: strings end with whole words
 _SHRINKING: Final = 0.08  # of bodies' bytes
 _GROWING: Final = 0.04  # likewise; where it is more, too many would no longer fit their packets
 _NEAR: Final = 0.08  # natural logarithm of bytes, where few bits make the price powerful
@@ -39,21 +39,25 @@ class Closing:
 
     def towards(self, trial: Trial) -> Iterator[Trial]:
         """Ever nearer trials, until one uses enough of the budget, or the chosen bodies have no more to give."""
-        chosen = [body.number for body in self._chosen(trial)]
+        chosen, owed = [body.number for body in self._chosen(trial)], 0.0
         for _ in range(_TRIES if chosen else 0):
             if self._done(trial):
                 return
-            trial = self.trials.repriced(trial, chosen, self._missing(trial))
+            wanted = self._missing(trial) + owed
+            following = self.trials.repriced(trial, chosen, wanted)
+            # Strings end with whole words: what little was asked for in vain is asked for again, and more.
+            owed = wanted - (following.wire_bytes - trial.wire_bytes)
+            trial = following
             yield trial
 
     def _missing(self, trial: Trial) -> float:
-        return AIM * self.budget_bytes - trial.wire_bytes
+        return aim_bytes(self.budget_bytes) - trial.wire_bytes
 
     def _done(self, trial: Trial) -> bool:
         return ENOUGH * self.budget_bytes <= trial.wire_bytes <= self.budget_bytes
 
     def _chosen(self, trial: Trial) -> tuple["_Elastic", ...]:
-        """The bodies that are coded anew in the least time and may give what is missing; none where all may not."""
+        """Bodies that are coded anew in the least time and may give what is missing, or all; none of too many."""
         missing, patches = self._missing(trial), 0
         limit = min(_GROWING if missing > 0 else _SHRINKING, _PRICE_REACH * _exponent(trial))
         left = _SPARE * abs(missing)
@@ -65,7 +69,7 @@ class Closing:
                 return ()
             if left <= 0:
                 return tuple(sorted(chosen))
-        return tuple(sorted(chosen)) if 2 * left < abs(missing) else ()
+        return tuple(sorted(chosen))
 
 
 class _Elastic(NamedTuple):
@@ -87,15 +91,20 @@ def _lossy_bodies(trial: Trial) -> list[_Elastic]:
     ]
 
 
+def aim_bytes(budget_bytes: int) -> float:
+    """What is aimed at, so that little over it still fits."""
+    return min(_AIM * budget_bytes, budget_bytes - _LEAST_SPARED)
+
+
 def in_reach(trial: Trial, budget_bytes: int) -> bool:
     """Whether a trial at the default price of a bit comes to the budget by a price that is not far from that."""
     reach = min(_PRICE_REACH * _exponent(trial), _NEAR)
-    return abs(AIM * budget_bytes - trial.wire_bytes) <= trial.lossy_bytes * math.expm1(reach)
+    return abs(aim_bytes(budget_bytes) - trial.wire_bytes) <= trial.lossy_bytes * math.expm1(reach)
 
 
 def in_hand(trial: Trial, budget_bytes: int) -> bool:
     """Whether the lossy patches, whose bytes alone follow a price, take more than a trial is off."""
-    return abs(AIM * budget_bytes - trial.wire_bytes) < trial.lossy_bytes
+    return abs(aim_bytes(budget_bytes) - trial.wire_bytes) < trial.lossy_bytes
 
 
 def _exponent(trial: Trial) -> float:

@@ -11,9 +11,9 @@ from shared.codec.entropy.context import QUALITIES
 from shared.codec.entropy.levels import EXACT
 from shared.codec.entropy.lossy_model import DEFAULT_PRICE
 from transmitter.entropy.closing import (
-    AIM,
     ENOUGH,
     Closing,
+    aim_bytes,
     in_hand,
     in_reach,
 )
@@ -81,7 +81,7 @@ class Search:
 
     def _code(self, setting: Setting) -> Trial:
         known = self.tried.get(setting)
-        trial = self.trials.aimed(known, AIM * self.budget_bytes) if known else self.trials.run(setting)
+        trial = self.trials.aimed(known, aim_bytes(self.budget_bytes)) if known else self.trials.run(setting)
         self.tried[setting] = trial
         self._keep(trial)
         return trial
