@@ -27,7 +27,8 @@ from transmitter.entropy.revisions import Served
 from transmitter.entropy.search import Search
 from transmitter.entropy.settings import ALL_EXACT, Setting
 from transmitter.entropy.source import prepare
-from transmitter.entropy.trials import Trial, Trials
+from transmitter.entropy.trial import Trial
+from transmitter.entropy.trials import Trials
 from transmitter.planning import Body, Earlier, Plan, PlanRequest, worth_sending
 
 _LAYER_SHARE: Final = 0.03

@@ -11,17 +11,15 @@ from shared.codec.entropy.context import QUALITIES
 from shared.codec.entropy.levels import EXACT
 from shared.codec.entropy.lossy_model import DEFAULT_PRICE
 from transmitter.entropy.closing import (
-    AIM,
     ENOUGH,
     Closing,
-    bounded_price,
+    aim_bytes,
     in_hand,
     in_reach,
-    patches_exponent,
-    seen_exponent,
 )
 from transmitter.entropy.settings import ALL_EXACT, EXACT_BELOW, Setting
-from transmitter.entropy.trials import Trial, Trials
+from transmitter.entropy.trial import Trial
+from transmitter.entropy.trials import Trials
 
 _JUST: Final = 0.985
 _FOR_CLOSING: Final = 4  # trials kept for the last percents
@@ -30,14 +28,29 @@ _STEP_BACK: Final = 3  # quantisers
 _SAMPLES: Final = 3
 _SAMPLED: Final = 2  # quantisers: what a sample tells of so near a fineness is as good as one of it
 _NEARLY_EXACT: Final = 44  # under quantisers from here on, all inside a mask may take fewer bytes if it is exact
-_WORTH_CODING: Final = (ENOUGH, 0.9995)  # measured bytes over the budget; measures are true to a few per mille
+
+
+@dataclass
+class _Bracket:
+    """What is known of where the budget lies."""
+
+    fits: Trial | None = None
+    """The finest trial that fits."""
+    over: Trial | None = None
+    """The coarsest that does not."""
+    low: int = ALL_EXACT
+    """The finest quantiser that may still fit."""
+    high: int = QUALITIES
+    """The coarsest that may still not."""
+    stride: int = 1
 
 
 @dataclass
 class Search:
     """Brackets the budget by whole steps of fineness, then closes the rest by the price of a bit.
 
-    Trials are only measured, unless they come so near to the budget that they may be what is sent.
+    Trials are only measured, until one comes so near to the budget that it may be what is sent: it is coded, and while
+    that goes on the price makes good what the measure was off by.
     """
 
     trials: Trials
@@ -65,13 +78,14 @@ class Search:
         return _JUST * self.budget_bytes < trial.wire_bytes <= self.budget_bytes
 
     def _round(self, near: Callable[[Trial], bool]) -> None:
-        fits, over = self._bracket(near)
+        bracket = self._bracket(near)
+        fits, over = bracket.fits, bracket.over
         if over is not None and near(over):
-            self._close(over, _FOR_CLOSING)
+            self._close(over)
         if fits is not None and over is not None and not self._enough():
             fits = self._leap(fits, over)
         if fits is not None and not self._enough():
-            self._close(fits, _FOR_CLOSING)
+            self._close(fits)
 
     def _try(self, setting: Setting) -> Trial:
         if setting in self.tried:
@@ -79,11 +93,14 @@ class Search:
         self.left -= 1
         trial = self.tried[setting] = self.trials.measure(setting)
         self.guesses.clear()
-        low, high = (part * self.budget_bytes for part in _WORTH_CODING)
-        return self._code(setting) if low <= trial.wire_bytes <= high or trial.bodies is not None else trial
+        if trial.bodies is not None:
+            self._keep(trial)
+        return trial
 
     def _code(self, setting: Setting) -> Trial:
-        trial = self.tried[setting] = self.trials.run(setting)
+        known = self.tried.get(setting)
+        trial = self.trials.aimed(known, aim_bytes(self.budget_bytes)) if known else self.trials.run(setting)
+        self.tried[setting] = trial
         self._keep(trial)
         return trial
 
@@ -112,45 +129,43 @@ class Search:
     def _enough(self) -> bool:
         return self.best is not None and self.best.wire_bytes >= ENOUGH * self.budget_bytes
 
-    def _bracket(self, near: Callable[[Trial], bool]) -> tuple[Trial | None, Trial | None]:
-        """The finest trial that fits and the coarsest that does not, as near to each other as is of use.
-
-        Ends early near the budget.
-        """
-        fits: Trial | None = None
-        over: Trial | None = None
-        low, high, stride = ALL_EXACT, QUALITIES, 1
-        fineness = self._first_guess()
-        if self.trials.source.is_mask and EXACT_BELOW <= fineness < _NEARLY_EXACT:
-            exact = self._try(Setting(EXACT_BELOW - 1, DEFAULT_PRICE))
-            if self._fits(exact):
-                fits, high, fineness = exact, EXACT_BELOW - 2, EXACT_BELOW - 2
-            else:
-                over, low = exact, EXACT_BELOW
-        while low <= high and self.left > _FOR_CLOSING and not self._enough():
-            trial = self._try(Setting(fineness, DEFAULT_PRICE))
-            if self._fits(trial):
-                fits, high = trial, fineness - 1
-            else:
-                over, low = trial, fineness + 1
+    def _bracket(self, near: Callable[[Trial], bool]) -> _Bracket:
+        """As near to the budget as is of use; ends early near it."""
+        bracket = _Bracket()
+        fineness = self._begin(bracket)
+        while bracket.low <= bracket.high and self.left > _FOR_CLOSING and not self._enough():
+            trial = self._noted(bracket, fineness)
             if near(trial):
                 break
-            if fits is not None and over is not None:
-                guess = self._between(over, fits)
-            elif over is not None and self._beyond_exact(over):
-                guess = EXACT_BELOW - 1
-            else:
-                guess = self._guess(trial.wire_bytes / max(self._guessed_bytes(fineness), 1))
-                # Exact patches take what they take: guesses alone might never leave them.
-                guess = max(guess, fineness + stride) if over else min(guess, fineness - stride)
-                stride *= 2
-            fineness = min(max(guess, low), high)
-        return fits, over
+            fineness = min(max(self._next(bracket, trial), bracket.low), bracket.high)
+        return bracket
 
-    def _close_coded(self, trial: Trial) -> None:
-        """The same for as few bodies as do, where the trial was coded and that near."""
-        for repriced in Closing(self.trials, self.budget_bytes).towards(trial):
-            self._keep(repriced)
+    def _begin(self, bracket: _Bracket) -> int:
+        """The fineness to begin with; near exactness under a mask, whether all inside may be exact is looked at."""
+        fineness = self._first_guess()
+        if self.trials.source.is_mask and EXACT_BELOW <= fineness < _NEARLY_EXACT:
+            self._noted(bracket, EXACT_BELOW - 1)
+        return min(max(fineness, bracket.low), bracket.high)
+
+    def _noted(self, bracket: _Bracket, fineness: int) -> Trial:
+        trial = self._try(Setting(fineness, DEFAULT_PRICE))
+        if self._fits(trial):
+            bracket.fits, bracket.high = trial, fineness - 1
+        else:
+            bracket.over, bracket.low = trial, fineness + 1
+        return trial
+
+    def _next(self, bracket: _Bracket, trial: Trial) -> int:
+        """Where to look after a trial."""
+        fineness, over = trial.setting.fineness, bracket.over
+        if over is not None and bracket.fits is not None:
+            return self._between(over, bracket.fits)
+        if over is not None and self._beyond_exact(over):
+            return EXACT_BELOW - 1
+        guess = self._guess(trial.wire_bytes / max(self._guessed_bytes(fineness), 1))
+        stride, bracket.stride = bracket.stride, 2 * bracket.stride
+        # Exact patches take what they take: guesses alone might never leave them.
+        return max(guess, fineness + stride) if over else min(guess, fineness - stride)
 
     def _first_guess(self) -> int:
         """The fineness to begin with, from samples unless more is known."""
@@ -191,22 +206,15 @@ class Search:
             share = 0.5
         return fits
 
-    def _close(self, trial: Trial, tries: int) -> None:
-        """From a trial near the budget: another price of bits, until it fits and enough of the budget is used."""
-        self._close_coded(trial)
-        exponent = patches_exponent(trial)
-        for _ in range(tries):
-            if self._enough() or not in_hand(trial, self.budget_bytes):
-                return
-            ratio = AIM * self.budget_bytes / trial.wire_bytes
-            price = bounded_price(trial.setting.price * ratio ** (-1 / exponent))
-            if price == trial.setting.price:
-                return
+    def _close(self, trial: Trial) -> None:
+        """Codes a trial near the budget, at prices of bits that bring it there; then again as few bodies as do."""
+        if not in_hand(trial, self.budget_bytes):
+            return
+        if trial.bodies is None:
             self.left -= 1
-            following = self._code(replace(trial.setting, price=price))
-            self._close_coded(following)
-            exponent = seen_exponent(following.wire_bytes / trial.wire_bytes, price / trial.setting.price)
-            trial = following
+            trial = self._code(trial.setting)
+        for repriced in Closing(self.trials, self.budget_bytes).towards(trial):
+            self._keep(repriced)
 
     def _guess(self, scale: float) -> int:
         """The fineness at which a guess of the bytes, times `scale`, meets the budget."""

@@ -134,12 +134,8 @@ def guessed_bits(source: Source, fineness: int) -> Float64Array:
     return bits
 
 
-def price_exponent(bits: float) -> float:
-    """By which power of the price of a bit patches of so many bits get smaller: the fewer bits, the more."""
-    return float(_price_exponents(np.array([bits]))[0])
-
-
 def _price_exponents(bits: Float64Array) -> Float64Array:
+    """(n,) by which power of the price of a bit patches of so many bits get smaller: the fewer bits, the more."""
     factor, power, largest = _EXPONENTS
     return np.asarray(np.minimum(factor * np.maximum(bits, 1.0) ** power, largest))
 

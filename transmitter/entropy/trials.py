@@ -1,10 +1,10 @@
 """What one setting of the entropy codec takes: levels, runs, bodies, and every byte on the wire."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 
@@ -17,57 +17,27 @@ from shared.codec.entropy.codec import (
     Run,
     Scene,
     parts_needed,
-    patches_in,
 )
 from shared.codec.entropy.levels import EXACT, sending_order
 from shared.codec.entropy.lossy_model import DEFAULT_PRICE
+from shared.codec.entropy.pacing import NO_COURSE, Course, Pacer
 from shared.entropy_level_map import encode as encode_level_map
 from shared.packets import PACKET_HEADER_BYTES, SECTION_HEADER_BYTES, StreamHeader
 from transmitter.entropy.exact_bodies import ExactBodies, Measure, halves
+from transmitter.entropy.purse import Purse, Way, bits_of
 from transmitter.entropy.revisions import Served
 from transmitter.entropy.samples import LEAST, in_company, stretches
 from transmitter.entropy.settings import Setting, Source, at_price, guessed_bits, levels_at, outside_is_exact
-from transmitter.planning import Body, PlanRequest, wire_bytes
+from transmitter.entropy.trial import Aim, Coding, Piece, Taken, Trial, bodies_of
+from transmitter.planning import PlanRequest, wire_bytes
 
 _NEVER: Final = 1 << 40  # bytes
 _FACTORS: Final = (0.1, 10.0)
 _BODY_SHARE: Final = 0.94  # how full a body is aimed to be: what its patches take varies with their company
-_TAKEN: Final = 0.985  # of what is measured, on whole photos: they gain more by dependent residuals than crops
+_STRING_BITS: Final = 8 * (COUNT_BYTES + 2.5)  # of a body beyond its symbols
 _BODY_OVERHEAD_BITS: Final = 8 * (COUNT_BYTES + 6)
 _AROUND_BODY_BYTES: Final = 18  # packet header and what a string takes beyond its symbols
 _HEADER_BYTES: Final = 60  # of a stream header without the background layer
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A setting and what came of it."""
-
-    setting: Setting
-    header: StreamHeader
-    levels: UInt8Array
-    bodies: tuple[Body, ...] | None
-    """In the order of sending; None of a trial that was only measured."""
-    wire_bytes: int
-    """All that it puts on the channel; of a trial that was only measured, nearly."""
-    lossy_bytes: int
-    """What the bodies of lossy patches take of that."""
-
-
-class _Piece(NamedTuple):
-    """What becomes a body."""
-
-    position: int
-    size: int
-    """In bytes."""
-    content: bytes | None
-    """None where it was only measured."""
-
-
-_Taken = tuple[list[_Piece], Float64Array]
-"""One piece per run, and the bits of every patch of all runs."""
-
-Coding = Callable[[Scene, list[Run], float], _Taken]
-"""Codes runs, or measures them."""
 
 
 @dataclass
@@ -88,6 +58,10 @@ class Trials:
     def run(self, setting: Setting) -> Trial:
         """Codes the picture under a setting."""
         return self._tried(setting, self._coded)
+
+    def aimed(self, trial: Trial, aim_bytes: float) -> Trial:
+        """Codes a trial that was measured so that all takes `aim_bytes`, nearly: the price of a bit gives way."""
+        return replace(self._tried(trial.setting, self._coded, Aim(trial, aim_bytes)), course=trial.course)
 
     def measure(self, setting: Setting) -> Trial:
         """What `run` would give without the bodies, nearly, in less than half the time."""
@@ -119,19 +93,33 @@ class Trials:
         factors[numbers] = bits / np.maximum(guess[numbers], 1)
         return np.asarray(np.clip(factors, *_FACTORS))
 
-    def _tried(self, setting: Setting, code: Coding) -> Trial:
+    def _tried(self, setting: Setting, code: Coding, aim: Aim | None = None) -> Trial:
         guess = self.guessed(setting.fineness)
-        expected = at_price(self._expected(guess), setting.price / DEFAULT_PRICE)
+        bits = at_price(self._expected(guess), setting.price / DEFAULT_PRICE)
         levels, base, spacing = levels_at(self.source, setting, self._closed(setting.fineness, guess))
         scene = self._scene(levels, base, spacing)
-        bits = expected.copy()
-        exact, lossy = self._exact(scene, setting.fineness), self._lossy(scene, bits, setting.price, code)
+        if aim:
+            bits = aim.expected(bits, scene)
+        exact, header, runs = self._exact(scene, setting.fineness), self._header(scene), self._runs(scene, bits)
+        way = Way(code, setting.price)
+        if aim and runs:
+            way.purse = Purse(aim.trial.course, setting.price, self._room(header, exact, runs, bits, aim.wire_bytes))
+        lossy, course = self._lossy(scene, runs, bits, way)
+        way.go_on()
+        self._learn(levels, at_price(bits, DEFAULT_PRICE / way.price) / np.maximum(guess, 1))
         pieces = [*exact, *lossy]
-        self._learn(levels, at_price(bits, DEFAULT_PRICE / setting.price) / np.maximum(guess, 1))
-        header, bodies = self._header(scene), _bodies(pieces)
+        bodies = bodies_of(pieces)
         whole = bodies if len(bodies) == len(pieces) else None
         taken = self._wire_bytes(header, [piece.size for piece in pieces])
-        return Trial(setting, header, levels, whole, taken, sum(piece.size for piece in lossy))
+        return Trial(setting, header, levels, whole, taken, sum(piece.size for piece in lossy), course)
+
+    def _room(
+        self, header: StreamHeader, exact: list[Piece], runs: list[Run], bits: Float64Array, aim_bytes: float
+    ) -> float:
+        """Bits of symbols of lossy patches with which all takes `aim_bytes`, in bodies of about so many bits."""
+        lossy = [min(round((bits_of([run], bits) + _STRING_BITS) / 8), self._capacity) for run in runs]
+        around = self._wire_bytes(header, [*(piece.size for piece in exact), *lossy]) - sum(lossy)
+        return 8 * (aim_bytes - around) - _STRING_BITS * len(runs)
 
     def _wire_bytes(self, header: StreamHeader, sizes: list[int]) -> int:
         # A patch that fits no packet, as of noise under a fine quantiser, rules the setting out.
@@ -147,21 +135,24 @@ class Trials:
         order = sending_order(levels, self.source.grid)
         return Scene(self.source.grid, levels, base, spacing, order, self.source.means)
 
-    def repriced(self, trial: Trial, numbers: Sequence[int], price: float) -> Trial:
+    def repriced(self, trial: Trial, numbers: Sequence[int], grown_bytes: float) -> Trial:
         """A coded trial some of whose bodies are coded anew; those that grow too long stay as they are.
 
         Args:
             trial: of `run`.
             numbers: which bodies, one or more, of lossy patches; together at most MAX_BODY_PATCHES patches.
-            price: of a bit.
+            grown_bytes: by how much they should grow, together.
         """
         assert trial.bodies is not None
         bodies = list(trial.bodies)
         scene = self._scene(trial.levels, *trial.header.level_map[:2])
         changed = [bodies[number] for number in numbers]
         runs = [Run(body.position, scene.order[body.position : body.position + body.patches]) for body in changed]
-        pieces, _ = self._coded(scene, runs, price)
-        for number, new in zip(numbers, _bodies(pieces), strict=True):
+        bits = max(sum(8 * len(body.content) - _STRING_BITS for body in changed), 1.0)
+        course = trial.course.scaled(bits / max(trial.course.total, 1))
+        purse = Purse(course, trial.setting.price, bits + 8 * grown_bytes)
+        pieces = self._coded(scene, runs, trial.setting.price, purse.pacer(bits, 0)).pieces
+        for number, new in zip(numbers, bodies_of(pieces), strict=True):
             if len(new.content) <= self._capacity:
                 bodies[number] = new
         sizes = [len(body.content) for body in bodies]
@@ -189,7 +180,7 @@ class Trials:
     def _closed(self, fineness: int, guess: Float64Array) -> BoolArray | None:
         return None if self.served is None else self.served.closed(self.source, fineness, guess)
 
-    def _exact(self, scene: Scene, fineness: int) -> list[_Piece]:
+    def _exact(self, scene: Scene, fineness: int) -> list[Piece]:
         self._sample_exact(scene, fineness)
         whole = self._whole(fineness)
         order = scene.order[scene.levels[scene.order] == EXACT]
@@ -197,7 +188,7 @@ class Trials:
         encode = partial(self.codec.encode_exact, scene, patches=patches, free=free)
         limit = self._packet_capacity  # exact patches are not cut for several scans
         bodies = self.exact[whole].bodies(order, limit, self._bits_if_exact(whole), encode)
-        return [_Piece(first, len(body) if len(body) <= limit else _NEVER, body) for first, body in bodies]
+        return [Piece(first, len(body) if len(body) <= limit else _NEVER, body) for first, body in bodies]
 
     def _sample_exact(self, scene: Scene, fineness: int) -> bool:
         order, whole = scene.order[scene.levels[scene.order] == EXACT], self._whole(fineness)
@@ -215,28 +206,29 @@ class Trials:
     def _whole(self, fineness: int) -> bool:
         return self.source.edges is None or outside_is_exact(fineness)
 
-    def _lossy(self, scene: Scene, bits: Float64Array, price: float, code: Coding) -> list[_Piece]:
-        lossy = np.flatnonzero(scene.levels[scene.order] != EXACT)
-        waiting = list(self._runs(scene, lossy, bits))
-        done: list[_Piece] = []
-        while waiting:
+    def _lossy(self, scene: Scene, waiting: list[Run], bits: Float64Array, way: Way) -> tuple[list[Piece], Course]:
+        course, done, long = NO_COURSE, list[Piece](), list[Run]()
+        while waiting or long:
+            if not waiting:
+                waiting, long = [half for run in long for half in halves(run)], []
+                way.go_on()
             batch, waiting = _batch(waiting)
-            pieces, taken = code(scene, batch, price)
-            bits[np.concatenate([run.numbers for run in batch])] = taken
-            for run, piece in zip(batch, pieces, strict=True):
+            taken = way.taken(scene, batch, waiting, bits)
+            course += taken.course
+            for run, piece in zip(batch, taken.pieces, strict=True):
                 if piece.size <= self._capacity or len(run.numbers) == 1:
                     done.append(piece)
                 elif piece.content is None:
                     done += self._as_if_cut(run, piece)
                 else:
-                    waiting += halves(run)
-        return sorted(done, key=lambda piece: piece.position)
+                    long.append(run)
+        return sorted(done, key=lambda piece: piece.position), course
 
-    def _as_if_cut(self, run: Run, piece: _Piece) -> list[_Piece]:
+    def _as_if_cut(self, run: Run, piece: Piece) -> list[Piece]:
         """What a run that was measured as too long would take in parts that fit, without measuring again."""
         parts = min(math.ceil(piece.size / (_BODY_SHARE * self._capacity)), len(run.numbers))
         size = piece.size // parts + _BODY_OVERHEAD_BITS // 8
-        return [_Piece(run.first, size, None)] * parts
+        return [Piece(run.first, size, None)] * parts
 
     def _learn(self, levels: UInt8Array, factors: Float64Array) -> None:
         """Notes what lossy patches took, for others by what those took on average."""
@@ -245,25 +237,28 @@ class Trials:
             before = np.full(len(levels), float(np.median(factors[lossy]))) if self.factors is None else self.factors
             self.factors = np.where(lossy, np.clip(factors, *_FACTORS), before)
 
-    def _coded(self, scene: Scene, runs: list[Run], price: float) -> _Taken:
-        encoded = self.codec.encode_lossy(scene, runs, self.source.coefficients, price * self.source.prices)
+    def _coded(self, scene: Scene, runs: list[Run], price: float, pacer: Pacer | None) -> Taken:
+        prices = price * self.source.prices
+        encoded = self.codec.encode_lossy(scene, runs, self.source.coefficients, prices, pacer)
         pairs = zip(runs, encoded.bodies, strict=True)
-        return [_Piece(run.first, len(body), body) for run, body in pairs], encoded.bits
+        return Taken([Piece(run.first, len(body), body) for run, body in pairs], encoded.bits, NO_COURSE)
 
-    def _measured(self, scene: Scene, runs: list[Run], price: float) -> _Taken:
+    def _measured(self, scene: Scene, runs: list[Run], price: float, _: Pacer | None) -> Taken:
         measured = self.codec.measure_lossy(scene, runs, self.source.coefficients, price * self.source.prices)
         pairs = zip(runs, measured.body_bytes, strict=True)
-        return [_Piece(run.first, round(_TAKEN * size), None) for run, size in pairs], _TAKEN * measured.bits
+        return Taken([Piece(run.first, size, None) for run, size in pairs], measured.bits, measured.course)
 
-    def _runs(self, scene: Scene, ordinals: Int64Array, bits: Float64Array) -> Iterator[Run]:
-        """Cuts adjacent ordinals into runs that should fill their bodies."""
+    def _runs(self, scene: Scene, bits: Float64Array) -> list[Run]:
+        """Cuts lossy patches that are sent one after another into runs that should fill their bodies."""
+        ordinals = np.flatnonzero(scene.levels[scene.order] != EXACT)
         room = (8 * self._capacity - _BODY_OVERHEAD_BITS) * _BODY_SHARE
-        first = 0
+        first, runs = 0, []
         while first < len(ordinals):
             ahead = scene.order[ordinals[first : first + MAX_BODY_PATCHES]]
             count = max(int(np.searchsorted(np.cumsum(bits[ahead]), room, side="right")), 1)
-            yield Run(int(ordinals[first]), ahead[:count])
+            runs.append(Run(int(ordinals[first]), ahead[:count]))
             first += count
+        return runs
 
     @property
     def _packet_capacity(self) -> int:
@@ -277,12 +272,6 @@ class Trials:
     def _header(self, scene: Scene) -> StreamHeader:
         level_map = bytes([scene.base, scene.spacing]) + encode_level_map(scene.levels, scene.grid)
         return StreamHeader(ENTROPY_CODEC, self.codec.weights_hash, scene.grid, self.source.layer, level_map, 0)
-
-
-def _bodies(pieces: Sequence[_Piece]) -> tuple[Body, ...]:
-    """Of those that were coded."""
-    found = ((piece.position, piece.content) for piece in pieces if piece.content is not None)
-    return tuple(Body(position, patches_in(content), content) for position, content in found)
 
 
 def _batch(runs: list[Run]) -> tuple[list[Run], list[Run]]:

@@ -6,6 +6,7 @@ import numpy as np
 
 from shared.arrays import Float32Array, Float64Array, Int64Array
 from shared.codec.entropy.lossy import MEAN_PARTS, Prediction
+from shared.codec.entropy.pacing import RAISED, Course, Pacer, place_groups, place_of
 from shared.codec.entropy.schedule import GROUPS
 from shared.codec.entropy.symbols import SymbolCosts, SymbolTables, SymbolWriter, excess_sizes, write_together
 from shared.codec.entropy.trellis import POINT_PARTS, Lanes, points
@@ -37,13 +38,19 @@ class _PointCosts:
     def costs(
         self, magnitudes: Float32Array, candidates: Int64Array, tables: Int64Array, prices: Float32Array
     ) -> Float32Array:
-        """(..., quantisers, n) costs of candidates, 0 or more.
+        """(..., quantisers, n) costs of candidates; `prices`: (n,) of a bit, otherwise as `errors_and_bits`."""
+        errors, bits = self.errors_and_bits(magnitudes, candidates, tables)
+        return np.asarray(errors + bits * prices)
+
+    def errors_and_bits(
+        self, magnitudes: Float32Array, candidates: Int64Array, tables: Int64Array
+    ) -> tuple[Float32Array, Float32Array]:
+        """(..., quantisers, n) squared errors and bits of candidates, 0 or more.
 
         Args:
             magnitudes: (n,) wanted.
             candidates: (..., quantisers, n).
             tables: (n,).
-            prices: (n,) squared quantiser steps that a bit is worth.
         """
         places = tables * (self._reach + 2) + np.minimum(candidates, self._reach + 1)
         off = magnitudes - self._points.take(places + self._first)
@@ -53,7 +60,7 @@ class _PointCosts:
             excess = candidates[escaped] - self._reach
             off[escaped] -= (excess - 1) * np.float32(self._apart)
             bits[escaped] += np.float32(2) * excess_sizes(excess)
-        return np.asarray(off * off + bits * prices)
+        return np.asarray(off * off), np.asarray(bits)
 
 
 class Chooser:
@@ -66,6 +73,7 @@ class Chooser:
         packets: (n,) number of the packet that each patch travels in.
         price: squared quantiser steps that a bit is worth; (n,) of each patch, or one for all.
         factors: (n,) what each patch takes over what its residuals cost; None: 1.
+        pacer: by how much the price is multiplied from part to part; None: by 1.
     """
 
     def __init__(
@@ -77,12 +85,14 @@ class Chooser:
         price: float | Float64Array,
         *,
         factors: Float64Array | None = None,
+        pacer: Pacer | None = None,
     ) -> None:
         self._costs, self._coefficients, self._packet_of = costs, coefficients, packets
         self._own = _PointCosts(costs, shrink[:1], MEAN_PARTS * np.arange(costs.reach + 2)[None])
         on_second = np.array([[False], [True]])
         self._pair = _PointCosts(costs, shrink, POINT_PARTS * points(np.arange(costs.reach + 2), on_second))
         self._prices = np.broadcast_to(np.asarray(price, np.float32), len(coefficients))
+        self._pacer, self._pace = pacer, np.float32(1)
         self._factors = np.ones(len(coefficients)) if factors is None else factors
         self.packets = int(packets.max(initial=-1)) + 1
         self.coded: list[tuple[Prediction, Int64Array]] = []
@@ -92,13 +102,29 @@ class Chooser:
         """About what each group of each packet takes."""
         self.groups = np.zeros(self.packets, np.int64)
         """How many groups of each packet are not empty."""
+        places = len(place_groups())
+        self._taken, self._saved = np.zeros((places, self.packets)), np.zeros((places, self.packets))
 
     def __call__(self, prediction: Prediction) -> Int64Array:
         """The residuals of a part of a step."""
+        if self._pacer is not None:
+            self._pace = np.float32(self._pacer(place_of(prediction.step, prediction.part), self._sent_bits))
         residuals = self._choose(self.wanted(prediction), prediction)
         self.coded.append((prediction, residuals))
         self._count(prediction, residuals)
         return residuals
+
+    @property
+    def _sent_bits(self) -> float:
+        """About what all packets take so far, without groups that are empty at the end."""
+        return float(self.group_bits[np.arange(GROUPS) < self.groups[:, None]].sum())
+
+    @property
+    def course(self) -> Course:
+        """How the bits came; those at a higher price only of residuals that were quantised on their own."""
+        sent = place_groups()[:, None] < self.groups
+        taken = (self._taken * sent).sum(axis=1)
+        return Course(taken, np.maximum(taken - (self._saved * sent).sum(axis=1), 0))
 
     def wanted(self, prediction: Prediction) -> Float64Array:
         """(t, part) how far the coefficients are from what is foretold, in quantiser steps."""
@@ -110,26 +136,39 @@ class Chooser:
         bits = self._costs.sparse_bits(residuals, prediction.tables).sum(axis=1)
         bits *= self._factors[prediction.targets]
         self.bits[prediction.targets] += bits
-        self.group_bits[:, group] += np.bincount(packets, bits, self.packets)
+        taken = self._taken[place_of(prediction.step, prediction.part)] = np.bincount(packets, bits, self.packets)
+        self.group_bits[:, group] += taken
         self.groups[packets[residuals.any(axis=1)]] = group + 1
 
     def _choose(self, wanted: Float64Array, prediction: Prediction) -> Int64Array:
         residuals, where = np.zeros(wanted.size, np.int64), prediction.lanes.where
         magnitudes, tables = np.abs(wanted).astype(np.float32).ravel(), prediction.tables.ravel()
-        prices = self._prices[prediction.targets].repeat(wanted.shape[1])
+        prices = (self._pace * self._prices[prediction.targets]).repeat(wanted.shape[1])
         if len(where):
             residuals[where] = self._in_lanes(magnitudes[where], tables[where], prices[where], prediction.lanes)
             magnitudes[where] = 0
         some = np.flatnonzero(magnitudes > _LEAST_CODED)
-        residuals[some] = self._alone(magnitudes[some], tables[some], prices[some])
+        residuals[some], saved = self._alone(magnitudes[some], tables[some], prices[some])
+        if self._pacer is None:
+            self._save(prediction, some, saved)
         return np.where(wanted < 0, -1, 1) * residuals.reshape(wanted.shape)
 
-    def _alone(self, magnitudes: Float32Array, tables: Int64Array, prices: Float32Array) -> Int64Array:
-        """What each would best be, whatever the others."""
+    def _save(self, prediction: Prediction, some: Int64Array, saved: Float32Array) -> None:
+        """Notes what a higher price would save of some residuals of a part."""
+        patches = prediction.targets[some // prediction.scales.shape[1]]
+        by_packet = np.bincount(self._packet_of[patches], saved * self._factors[patches], self.packets)
+        self._saved[place_of(prediction.step, prediction.part)] = by_packet
+
+    def _alone(
+        self, magnitudes: Float32Array, tables: Int64Array, prices: Float32Array
+    ) -> tuple[Int64Array, Float32Array]:
+        """What each would best be, whatever the others, and by how many bits less it would be at a higher price."""
         nearest = np.rint(magnitudes).astype(np.int64)
         candidates = np.stack([np.zeros_like(nearest), nearest - 1, nearest])
-        best = self._own.costs(magnitudes, candidates[:, None], tables, prices)[:, 0].argmin(axis=0)
-        return np.asarray(candidates[best, np.arange(len(nearest))])
+        errors, bits = (found[:, 0] for found in self._own.errors_and_bits(magnitudes, candidates[:, None], tables))
+        each, costs = np.arange(len(nearest)), bits * prices
+        best, following = (errors + costs).argmin(axis=0), (errors + np.float32(RAISED) * costs).argmin(axis=0)
+        return candidates[best, each], bits[best, each] - bits[following, each]
 
     def _in_lanes(self, magnitudes: Float32Array, tables: Int64Array, prices: Float32Array, lanes: Lanes) -> Int64Array:
         """What the residuals of each lane would best be, together."""

@@ -26,6 +26,7 @@ from shared.codec.entropy.context import PatchContext
 from shared.codec.entropy.levels import EXACT, QUALITY_SKIPPED, qualities_of
 from shared.codec.entropy.lossless import LosslessCoder, load_lossless
 from shared.codec.entropy.lossy_model import LossyModel
+from shared.codec.entropy.pacing import Course, Pacer
 from shared.codec.entropy.symbols import SymbolReader, SymbolWriter
 from shared.codec.entropy.weights import load_lossy
 from shared.entropy_level_map import weights_hash as level_map_hash
@@ -104,6 +105,8 @@ class MeasuredRuns:
     """One per run."""
     bits: Float64Array
     """(patches of all runs,) about what each patch takes."""
+    course: Course
+    """How all bits come."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,12 @@ class EntropyCodec:
     """4 bytes that name these weights, and those of the level map."""
 
     def encode_lossy(
-        self, scene: Scene, runs: Sequence[Run], coefficients: Float32Array, prices: Float64Array
+        self,
+        scene: Scene,
+        runs: Sequence[Run],
+        coefficients: Float32Array,
+        prices: Float64Array,
+        pacer: Pacer | None = None,
     ) -> EncodedRuns:
         """Codes runs of lossy patches.
 
@@ -125,9 +133,10 @@ class EntropyCodec:
             runs: at least one; together at most MAX_BODY_PATCHES patches, or memory grows beyond bounds.
             coefficients: (grid.count, 192) of the whole picture.
             prices: (grid.count,) of a bit in each patch, see `LossyModel.encode`.
+            pacer: likewise.
         """
         numbers = np.concatenate([run.numbers for run in runs])
-        encoding = self.lossy.encode(coefficients[numbers], scene.context(runs), prices[numbers])
+        encoding = self.lossy.encode(coefficients[numbers], scene.context(runs), prices[numbers], pacer)
         bodies = (_body(run, string) for run, string in zip(runs, encoding.bodies, strict=True))
         return EncodedRuns(tuple(bodies), encoding.bits)
 
@@ -137,7 +146,7 @@ class EntropyCodec:
         """About what `encode_lossy` would give, in less time; arguments as there."""
         numbers = np.concatenate([run.numbers for run in runs])
         measure = self.lossy.measure(coefficients[numbers], scene.context(runs), prices[numbers])
-        return MeasuredRuns(tuple(COUNT_BYTES + size for size in measure.body_bytes), measure.bits)
+        return MeasuredRuns(tuple(COUNT_BYTES + size for size in measure.body_bytes), measure.bits, measure.course)
 
     def encode_exact(
         self, scene: Scene, runs: Sequence[Run], patches: UInt8Array, free: BoolArray | None = None

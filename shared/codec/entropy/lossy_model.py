@@ -20,6 +20,7 @@ from shared.arrays import AnyArray, BoolArray, Float32Array, Float64Array, Int64
 from shared.codec.entropy.choosing import Chooser
 from shared.codec.entropy.context import QUALITIES, PatchContext, inputs_of
 from shared.codec.entropy.lossy import SCALES, Prediction, run
+from shared.codec.entropy.pacing import Course, Pacer
 from shared.codec.entropy.part_network import PartNetwork
 from shared.codec.entropy.schedule import GROUP_ENDS, GROUPS, parts_of
 from shared.codec.entropy.symbols import SymbolCosts, SymbolReader, SymbolTables, read_together
@@ -56,6 +57,8 @@ class LossyMeasure:
     """Of each packet."""
     bits: Float64Array
     """(n,) about what each patch takes."""
+    course: Course
+    """How all bits come."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,13 @@ class LossyModel:
         size = out.shape[1] // 2
         return out[:, :size], np.clip(out[:, size:], 0, SCALES - 1).astype(np.int64)
 
-    def encode(self, coefficients: Float32Array, context: PatchContext, price: float | Float64Array) -> LossyEncoding:
+    def encode(
+        self,
+        coefficients: Float32Array,
+        context: PatchContext,
+        price: float | Float64Array,
+        pacer: Pacer | None = None,
+    ) -> LossyEncoding:
         """Codes patches.
 
         Args:
@@ -138,15 +147,22 @@ class LossyModel:
             context: the same patches, fresh, with packet numbers from 0 up.
             price: squared quantiser steps that a bit is worth, of each patch (n,) or one for all; 0 for the least
                 error.
+            pacer: by how much the price is multiplied from part to part; None: by 1.
         """
-        chooser = self.choose(coefficients, context, price)
+        chooser = self.choose(coefficients, context, price, pacer)
         bodies = chooser.bodies(self.tables)
         _drop_beyond(context.values[:-1], chooser.groups[context.packets])
         return LossyEncoding(bodies, context.values[:-1], chooser.bits)
 
-    def choose(self, coefficients: Float32Array, context: PatchContext, price: float | Float64Array) -> Chooser:
+    def choose(
+        self,
+        coefficients: Float32Array,
+        context: PatchContext,
+        price: float | Float64Array,
+        pacer: Pacer | None = None,
+    ) -> Chooser:
         """All residuals of all groups that may hold any; arguments as of `encode`."""
-        chooser = Chooser(self.tables.costs, self.shrink, coefficients, context.packets, price)
+        chooser = Chooser(self.tables.costs, self.shrink, coefficients, context.packets, price, pacer=pacer)
         run(context, self, self.shrink, chooser, _needed(coefficients, context))
         return chooser
 
@@ -154,7 +170,8 @@ class LossyModel:
         """About what `encode` would give, in less than half the time; arguments as there."""
         chooser = self.choose_roughly(coefficients, context, price)
         bits = [chooser.group_bits[packet, :groups].sum() for packet, groups in enumerate(chooser.groups)]
-        return LossyMeasure(tuple(1 + math.ceil(count / 8 + _ENDING_BYTES) for count in bits), chooser.bits)
+        sizes = tuple(1 + math.ceil(count / 8 + _ENDING_BYTES) for count in bits)
+        return LossyMeasure(sizes, chooser.bits, chooser.course)
 
     def choose_roughly(self, coefficients: Float32Array, context: PatchContext, price: float | Float64Array) -> Chooser:
         """Residuals as of `estimates`; arguments as of `encode`."""
