@@ -143,7 +143,7 @@ class Search:
     def _begin(self, bracket: _Bracket) -> int:
         """The fineness to begin with; near exactness under a mask, whether all inside may be exact is looked at."""
         fineness = self._first_guess()
-        if self.trials.source.is_mask and EXACT_BELOW <= fineness < _NEARLY_EXACT:
+        if self.trials.source.edges and EXACT_BELOW <= fineness < _NEARLY_EXACT:
             self._noted(bracket, EXACT_BELOW - 1)
         return min(max(fineness, bracket.low), bracket.high)
 
@@ -187,23 +187,24 @@ class Search:
         return math.ceil(over.setting.fineness + share * (fits.setting.fineness - over.setting.fineness))
 
     def _beyond_exact(self, over: Trial) -> bool:
-        """Whether all inside a mask is exact, at once, and there is more: bytes fall anything but evenly there."""
-        return self.trials.source.is_mask and over.setting.fineness < EXACT_BELOW - 1
+        """Whether all that matters became exact at once and there is more: bytes fall anything but evenly there."""
+        return self.trials.source.exact_at_once and over.setting.fineness < EXACT_BELOW - 1
 
     def _leap(self, fits: Trial, over: Trial) -> Trial:
         """Where one step of fineness makes so many patches exact that the budget bursts: some of them."""
         low, high = 0, _exact_patches(over) - _exact_patches(fits)
         if over.setting.fineness != fits.setting.fineness - 1 or high <= 0:
             return fits
-        share = (self.budget_bytes - fits.wire_bytes) / (over.wire_bytes - fits.wire_bytes)
-        while high - low > 1 and self.left > _FOR_CLOSING // 2 and not self._enough():
+        while high - low > 1 and self.left > _FOR_CLOSING // 2 and fits.wire_bytes < ENOUGH * self.budget_bytes:
+            share = (self.budget_bytes - fits.wire_bytes) / (over.wire_bytes - fits.wire_bytes)
             more = min(max(low + round(share * (high - low)), low + 1), high - 1)
             trial = self._try(replace(fits.setting, more_exact=more))
+            if self._in_reach(trial):
+                return trial
             if self._fits(trial):
                 fits, low = trial, more
             else:
-                high = more
-            share = 0.5
+                over, high = trial, more
         return fits
 
     def _close(self, trial: Trial) -> None:

@@ -25,6 +25,7 @@ OUTSIDE: Final = 16
 ALL_EXACT: Final = EXACT_BELOW - HALF_OCTAVE * OUTSIDE - 1
 """The fineness at which every patch is exact."""
 
+_FINE: Final = 110  # a quantiser
 _TWO: Final = 2
 _LIKE_EXACT: Final = 22  # the quantiser under which patches take about as much as exactly
 _PART: Final = 8_192  # patches
@@ -71,10 +72,10 @@ class Source:
         coefficients[:, :MEANS] -= self.means[part]
         return coefficients
 
-    @property
-    def is_mask(self) -> bool:
-        """Whether relevance has but an inside and an outside."""
-        return bool((self.offsets == OUTSIDE).any())
+    @cached_property
+    def exact_at_once(self) -> bool:
+        """Whether all that matters is equally important: the inside of a mask, or everything."""
+        return bool(np.isin(self.offsets, (0, OUTSIDE)).all())
 
     def for_exact(self, *, whole: bool) -> tuple[UInt8Array, BoolArray | None]:
         """What exact patches are coded from.
@@ -115,9 +116,9 @@ class Setting:
     """How many of the most important lossy patches are exact nevertheless."""
 
 
-def outside_is_exact(fineness: int) -> bool:
-    """Whether what lies outside a mask is exact as well: then no pixel of any patch is free."""
-    return fineness + HALF_OCTAVE * OUTSIDE < EXACT_BELOW
+def edges_are_whole(fineness: int) -> bool:
+    """Whether patches at a mask's edge are exact outside it, too: where all else outside is not much worse."""
+    return fineness + HALF_OCTAVE * OUTSIDE < _FINE
 
 
 def guessed_bits(source: Source, fineness: int) -> Float64Array:

@@ -27,7 +27,7 @@ from transmitter.entropy.exact_bodies import ExactBodies, Measure, halves
 from transmitter.entropy.purse import Purse, Way, bits_of
 from transmitter.entropy.revisions import Served
 from transmitter.entropy.samples import LEAST, in_company, stretches
-from transmitter.entropy.settings import Setting, Source, at_price, guessed_bits, levels_at, outside_is_exact
+from transmitter.entropy.settings import Setting, Source, at_price, edges_are_whole, guessed_bits, levels_at
 from transmitter.entropy.trial import Aim, Coding, Piece, Taken, Trial, bodies_of
 from transmitter.planning import PlanRequest, wire_bytes
 
@@ -204,7 +204,7 @@ class Trials:
         return bits
 
     def _whole(self, fineness: int) -> bool:
-        return self.source.edges is None or outside_is_exact(fineness)
+        return self.source.edges is None or edges_are_whole(fineness)
 
     def _lossy(self, scene: Scene, waiting: list[Run], bits: Float64Array, way: Way) -> tuple[list[Piece], Course]:
         course, done, long = NO_COURSE, list[Piece](), list[Run]()
