@@ -4,10 +4,10 @@ import os
 
 # Read when torch is loaded. Threads that spin while they wait make a busy machine ten times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-# Likewise. oneDNN keeps what it prepared for a layer, scratch memory included, for each size of picture, 1,024 times in
-# each of two caches: 100 MB and more, filled over half an hour of mixed pictures. These hold a picture's layers.
-os.environ.setdefault("LRU_CACHE_CAPACITY", "256")
-os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
+# Likewise. oneDNN keeps what it prepared for a layer and a size of picture, scratch memory included, in two caches of
+# 1,024 each: 100 MB that mixed pictures fill over half an hour. To prepare it again takes next to no time.
+os.environ.setdefault("LRU_CACHE_CAPACITY", "64")
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 
 import asyncio
 import sys
