@@ -31,7 +31,7 @@ class Copies:
     def due(self) -> Entry | None:
         """A header once more, before anything is known, with some packets between."""
         for number, times in enumerate(self._times):
-            for entry in self._ledger.headers[number] if times > 1 else ():
+            for entry in self._ledger.planned.headers[number] if times > 1 else ():
                 if entry.state is State.FLYING and entry.sends < times and self._far_enough(entry):
                     return entry
         return None
@@ -45,10 +45,10 @@ class Copies:
         """Nothing will be heard any more: headers that may be missing go several times."""
         needed = policy.sends_needed(self._standing.estimate.loss_at_most, policy.NO_HEADER)
         # Those that went before the silence may have been lost with the answers.
-        sends = (max(entry.sends for entry in header) for header in self._ledger.headers)
+        sends = (max(entry.sends for entry in header) for header in self._ledger.planned.headers)
         self._times = [max(times, before + needed - 1) for times, before in zip(self._times, sends, strict=True)]
 
     def _far_enough(self, entry: Entry) -> bool:
         """Whether enough packets lie between, so that one row of losses does not take both."""
         apart = max(_APART, math.ceil(self._standing.estimate.burst_packets))
-        return self._ledger.handed_since(entry) >= apart or self._ledger.next_open() is None
+        return self._ledger.handed_since(entry) >= apart or self._ledger.planned.next_open() is None

@@ -71,8 +71,8 @@ class Outgoing:
         copy = self._copies.due()
         if copy is not None and len(copy.data) <= self._standing.left:
             return copy
-        while (entry := self._ledger.next_open()) is not None and len(entry.data) > self._standing.left:
-            self._ledger.give_up(entry)
+        while (entry := self._ledger.planned.next_open()) is not None and len(entry.data) > self._standing.left:
+            self._ledger.planned.give_up(entry)
         return entry or self.last_copy(now)
 
     def _why_not(self, entry: Entry | None, now: float, room_bytes: int) -> Hold | None:

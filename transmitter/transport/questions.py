@@ -63,14 +63,16 @@ class Questions:
         if self._timer.more or self.rejoining:
             return self._timer.more > 0
         last = self._ledger.last_handed
-        ends = hold in (Hold.NOTHING, Hold.RESERVE) and self._standing.left - POLL_BYTES >= self._ledger.open_bytes
+        ends = (
+            hold in (Hold.NOTHING, Hold.RESERVE) and self._standing.left - POLL_BYTES >= self._ledger.planned.open_bytes
+        )
         asks = (ends or hold is Hold.PAUSE) and last is not None and last.entry is not None
         return asks and self.matter(now)
 
     def is_early(self, room_bytes: int) -> bool:
         """Whether to ask while there is more to send."""
         standing = self._standing
-        if standing.hurry or not standing.closed or standing.blind or not self._ledger.open_bytes:
+        if standing.hurry or not standing.closed or standing.blind or not self._ledger.planned.open_bytes:
             return False
         packets = standing.stats.sent_packets - self._packets_before
         early = policy.asks_early(standing.estimate, standing.settings.packet_bytes, packets)

@@ -69,7 +69,7 @@ class Sender:
         self._holding = Holding(settings, self._ledger, self._link, now)
         self._standing = Standing(transmission_id, settings, self._ledger, self._link, self._holding)
         self.stats: SenderStats = self._standing.stats
-        self._ledger.add(first)
+        self._ledger.planned.add(first)
         if settings.closed_loop:  # a plan may need all of a tight budget
             self._holding.kept_bytes = min(max(settings.budget_bytes - first.whole_bytes, 0), POLL_BYTES)
         self._replanning = Replanning(settings, now)
@@ -123,8 +123,8 @@ class Sender:
         if prospect is None or not (standing.hurry or standing.blind or not ledger.unresolved_packets):
             return None
         budget = self._replanning.ask(prospect, now)
-        ledger.keep_only(prospect.committed_bytes)
-        served = ledger.served()
+        ledger.planned.keep_only(prospect.committed_bytes)
+        served = ledger.planned.served()
         packet_bytes = policy.packet_bytes_for(standing.settings, standing.estimate, budget)
         return RevisionWanted(len(served), budget, packet_bytes, served, prospect.scans)
 
@@ -134,13 +134,13 @@ class Sender:
             return
         if revision is not None and not revision.patches:
             revision = None
-        handed_over = 0 if revision is None else self._ledger.hand_over_to_revision()
+        handed_over = 0 if revision is None else self._ledger.planned.hand_over_to_revision()
         self._replanning.answer(revision, handed_over, self._link.estimate, now)
         if revision is None:
-            self._ledger.keep_all()
+            self._ledger.planned.keep_all()
         else:
             self.stats.revisions += 1
-            self._ledger.add(revision)
+            self._ledger.planned.add(revision)
             self._copies.expect(revision, now)
         self._settle(now)
 
@@ -174,18 +174,18 @@ class Sender:
     @property
     def acknowledged(self) -> Acknowledged:
         """What feedback has told of."""
-        return Acknowledged(self._ledger.arrived_bytes, self._ledger.arrived_patches)
+        return Acknowledged(self._ledger.planned.arrived_bytes, self._ledger.planned.arrived_patches)
 
     @property
     def arrived(self) -> tuple[BoolArray, ...]:
         """For every revision, (expected,) the patches that feedback has told of, in sending order."""
-        return self._ledger.arrived()
+        return self._ledger.planned.arrived()
 
     # ---- the end, and when to look again -----------------------------------------------------------
 
     def _settle(self, now: float) -> None:
         if self._replanning.forgotten(now):
-            self._ledger.keep_all()
+            self._ledger.planned.keep_all()
         self.done = self.done or self._finished(now)
         self.wake_s = math.inf if self.done else max(self._wake_at(now), now + _STEP_S)
         self._note()
@@ -194,29 +194,29 @@ class Sender:
         self.stats.estimate, self.stats.rates_bps = self._link.estimate, self._link.rates_bps
         self.stats.lost_packets = self._ledger.lost_packets
         if self.done:
-            self.stats.dropped_patches = self._ledger.missing_patches()
+            self.stats.dropped_patches = self._ledger.planned.missing_patches()
 
     def _finished(self, now: float) -> bool:
         """Whether nothing more will be sent."""
         standing, ledger = self._standing, self._ledger
         if not standing.closed:
-            return not ledger.open_bytes
+            return not ledger.planned.open_bytes
         if standing.left < POLL_BYTES or self._too_late(now):
             return True
         busy = self._replanning.outstanding or self._questions.rejoining or not self._outgoing.protection.idle
-        if busy or ledger.open_bytes:
+        if busy or ledger.planned.open_bytes:
             return False
         awaits = ledger.unresolved_packets and not standing.blind and self._questions.matter(now)
         if awaits or self._outgoing.last_copy(now) is not None:
             return False
-        if len(ledger.plans) < _FINER_PLANS and self._replanning.enough_time(standing.estimate, now):
+        if len(ledger.planned.plans) < _FINER_PLANS and self._replanning.enough_time(standing.estimate, now):
             return standing.blind
         return self._wishes.prospect(now, soon=not standing.hurry) is None
 
     def _too_late(self, now: float) -> bool:
         """Whether nothing that goes now can arrive in time."""
         idle = self._outgoing.held is Hold.TIME and not self._link.queue.known_bytes
-        return not self._holding.in_time(self._ledger.smallest_open_bytes() if idle else 0, now)
+        return not self._holding.in_time(self._ledger.planned.smallest_open_bytes() if idle else 0, now)
 
     def _wake_at(self, now: float) -> float:
         """When something changes by itself."""
@@ -230,6 +230,6 @@ class Sender:
             times.append(self._ledger.first_passed_s + link.allowance_s)
         if settings.deadline_s is not None:
             times.append(settings.deadline_s - policy.one_way_s(link.estimate))
-            if not self._ledger.open_bytes:
+            if not self._ledger.planned.open_bytes:
                 times.append(now + policy.QUEUE_S)
         return min(times)

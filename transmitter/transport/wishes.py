@@ -28,7 +28,7 @@ class Wishes:
         standing = self._standing
         if not standing.closed or standing.blind or not self._sure:
             return None
-        if len(self._ledger.revisions) + policy.scans_for(standing.settings) > MAX_REVISIONS:
+        if len(self._ledger.planned.revisions) + policy.scans_for(standing.settings) > MAX_REVISIONS:
             return None
         waiting = self._link.waiting_bytes(now)
         return self._replanning.wish(self._ledger, standing.estimate, waiting, now, soon=soon)
@@ -55,5 +55,5 @@ class Wishes:
         meters = self._link.meters
         if self._standing.hurry:
             # With nothing more to send, no more is going to be seen.
-            return not self._ledger.open_bytes or (meters.rate.busy_s >= _SURE_S and not meters.rate.settles)
+            return not self._ledger.planned.open_bytes or (meters.rate.busy_s >= _SURE_S and not meters.rate.settles)
         return meters.loss.packets >= _SURE_PACKETS or not self._ledger.unresolved_packets
