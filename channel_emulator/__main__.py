@@ -10,6 +10,7 @@ from channel_emulator.config import ChannelConfig
 from channel_emulator.server import channel_service
 from channel_emulator.settings import LinkSettings
 from shared.errors import InvalidInputError
+from shared.heap import share_heaps
 from shared.options import access_options, access_settings, service_options, service_settings
 from shared.service import LINK_OPTIONS, running, serve_until_signal
 from shared.telemetry import new_registry
@@ -70,6 +71,7 @@ def main(
 
     Every option can also come from the environment: MMSC_CHANNEL_RATE=64kbit.
     """
+    share_heaps()
     try:
         link = LinkSettings(rate, propagation, queue_bytes, loss_rate, seed)
         common = {**service_settings(settings), "access": access_settings(settings)}

@@ -4,6 +4,10 @@ import os
 
 # Read when torch is loaded. Threads that spin while they wait make a busy machine ten times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# Likewise. oneDNN keeps what it prepared for a layer and a size of picture, scratch memory included, in two caches of
+# 1,024 each: 100 MB that mixed pictures fill over half an hour. To prepare it again takes next to no time.
+os.environ.setdefault("LRU_CACHE_CAPACITY", "64")
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 
 import asyncio
 import sys
@@ -15,6 +19,7 @@ from receiver.codecs import load_receivers
 from receiver.config import ReceiverConfig
 from receiver.server import receiver_service
 from shared.errors import MmscError
+from shared.heap import share_heaps
 from shared.options import service_options, service_settings
 from shared.service import serve_until_signal
 
@@ -51,6 +56,7 @@ _DEFAULT = ReceiverConfig()
 @service_options(_DEFAULT.limits)
 def main(*, grace: float, store_age: float, **settings: Any) -> None:
     """Rebuilds pictures from the packets that come through the channel."""
+    share_heaps()
     try:
         config = ReceiverConfig(grace_s=grace, store_age_s=store_age, **service_settings(settings), **settings)
         service = receiver_service(config, load_receivers())

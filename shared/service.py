@@ -29,6 +29,7 @@ from shared.auth import TokenCheck, read_tokens
 from shared.boundary import RpcBoundary
 from shared.errors import InvalidInputError
 from shared.gate import Gate
+from shared.heap import keep_trimmed
 from shared.limits import RpcLimits
 from shared.net import is_loopback
 from shared.telemetry import serve_metrics
@@ -174,4 +175,6 @@ async def serve_until_signal(
         gc.collect()
         gc.freeze()
         print(json.dumps({"service": name, "listen": address, **(runs or {})}), flush=True)
+        trimming = asyncio.create_task(keep_trimmed())
         await stopped.wait()
+        trimming.cancel()

@@ -42,8 +42,8 @@ def test_scans_follow_each_other_each_with_its_header() -> None:
     assert [scan.number for scan in plan.scans] == [1, 2, 3]
     assert plan.whole_bytes == sum(map(len, plan.packets)) > plan.wire_bytes
     ledger, order = Ledger(), []
-    ledger.add(plan)
-    while (entry := ledger.next_open()) is not None:
+    ledger.planned.add(plan)
+    while (entry := ledger.planned.next_open()) is not None:
         order.append(entry.data)
         ledger.hand(entry, 0.0)
     assert order == plan.packets
@@ -51,12 +51,12 @@ def test_scans_follow_each_other_each_with_its_header() -> None:
 
 def test_headers_of_later_plans_go_before_the_scans_that_are_left() -> None:
     ledger = Ledger()
-    ledger.add(in_scans(packed(8_000, header=100), 4))
-    ledger.add(packed(3_000, number=4, header=60))
-    entry = ledger.next_open()
+    ledger.planned.add(in_scans(packed(8_000, header=100), 4))
+    ledger.planned.add(packed(3_000, number=4, header=60))
+    entry = ledger.planned.next_open()
     assert entry is not None
     ledger.hand(entry, 0.0)
-    entry = ledger.next_open()
+    entry = ledger.planned.next_open()
     assert entry is not None
     assert (entry.kind, entry.revision) == (PacketKind.HEADER, 4)
 
@@ -64,15 +64,15 @@ def test_headers_of_later_plans_go_before_the_scans_that_are_left() -> None:
 def test_a_new_plan_takes_the_place_of_scans_with_their_headers() -> None:
     ledger = Ledger()
     plan = in_scans(packed(8_000, header=100), 4)
-    ledger.add(plan)
-    ledger.keep_only(plan.wire_bytes)
-    served = ledger.served()
+    ledger.planned.add(plan)
+    ledger.planned.keep_only(plan.wire_bytes)
+    served = ledger.planned.served()
     assert [each.all() for each in served] == [True, False, False, False]
     assert not any(each.any() for each in served[1:])
-    ledger.hand_over_to_revision()
-    assert ledger.open_bytes == plan.wire_bytes
-    assert all(entry.state is State.DROPPED for header in ledger.headers[1:] for entry in header)
-    assert ledger.missing_patches() == plan.expected  # each patch counts once
+    ledger.planned.hand_over_to_revision()
+    assert ledger.planned.open_bytes == plan.wire_bytes
+    assert all(entry.state is State.DROPPED for header in ledger.planned.headers[1:] for entry in header)
+    assert ledger.planned.missing_patches() == plan.expected  # each patch counts once
 
 
 def test_only_before_a_deadline_and_with_feedback_plans_come_in_scans() -> None:

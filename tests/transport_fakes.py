@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
+from channel_emulator.impairments import GilbertElliott, Impairments
 from channel_emulator.link import Link
 from channel_emulator.settings import LinkSettings
 from shared.errors import PacketError
@@ -17,6 +18,15 @@ from transmitter.transport.sender import Sender, first_budget, first_packet_byte
 
 ID = 77
 PATCHES = 10  # of every packet
+LINK = LinkSettings(1e6, 0.02)
+SURE = LinkEstimate(1e6, 0.02, 1e-4, 1e-3, 1.0, 0.04)
+
+
+def losses(rate: float, burst: float) -> Impairments:
+    """So many packets, by themselves or in rows of that mean length."""
+    if burst <= 1:
+        return Impairments(loss_rate=rate)
+    return Impairments(gilbert_elliott=GilbertElliott(rate / (1 - rate) / burst, 1 / burst, 0.0, 1.0))
 
 
 def in_scans(plan: PackedRevision, scans: int) -> PackedRevision:
@@ -388,3 +398,9 @@ class _Run:
             untold = self.links[0].account(self.stream).credit_bytes != self.credit
             events += [self.told_s + self.tell_s] if untold else []
         return min(events)
+
+
+def begun(budget: int = 30_000) -> tuple[Sender, list[bytes]]:
+    """A sender at 100 s, and what it hands over at once."""
+    sender = Sender(packed(20_000), SenderSettings(budget), estimate_of(LINK), ID, 100.0)
+    return sender, sender.give(100.0, 10_000)

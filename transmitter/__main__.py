@@ -4,6 +4,10 @@ import os
 
 # Read when torch is loaded. Patches are coded by threads of our own; a numerical library's beside them only wait.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Likewise. oneDNN keeps what it prepared for a layer and a size of picture, scratch memory included, in two caches of
+# 1,024 each: 100 MB that mixed pictures fill over half an hour. To prepare it again takes next to no time.
+os.environ.setdefault("LRU_CACHE_CAPACITY", "64")
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 
 import asyncio
 import sys
@@ -18,6 +22,7 @@ import torch
 
 from shared.codec.registry import CODECS
 from shared.errors import InvalidInputError, MmscError
+from shared.heap import share_heaps
 from shared.options import access_options, access_settings, service_options, service_settings
 from shared.packets import DEFAULT_PACKET_BYTES
 from shared.service import serve_until_signal
@@ -88,6 +93,7 @@ def _weights_options(function: _F) -> _F:
 @access_options
 def main(options: tuple[str, ...], grace: float, stall_timeout: float, **settings: Any) -> None:
     """Computes relevance, allocates the budget, encodes patches and streams them through the channel."""
+    share_heaps()
     weights = {name: settings.pop(parameter) for name, parameter in _WEIGHTS.items()}
     try:
         common = {**service_settings(settings), "access": access_settings(settings)}

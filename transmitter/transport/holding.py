@@ -128,7 +128,7 @@ class Holding:
             return 0.0
         return sum(
             len(entry.data) * max(needed - entry.sends, 1)
-            for entry in self._ledger.headers[0]
+            for entry in self._ledger.planned.headers[0]
             if entry.state is not State.ARRIVED
         )
 

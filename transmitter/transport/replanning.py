@@ -156,11 +156,16 @@ class Replanning:
         left = self._settings.budget_bytes - ledger.sent_bytes - policy.POLL_SPARE_BYTES
         again = link.loss_rate * ledger.unresolved_bytes
         arrives = policy.share_that_counts(self._settings, link, now)
-        finer = sum(ledger.open_bytes_of[number] for number in self._finer)
-        needed, further = ledger.open_bytes - finer, ledger.refining_bytes
+        finer = sum(ledger.planned.open_bytes_of[number] for number in self._finer)
+        needed, further = ledger.planned.open_bytes - finer, ledger.planned.refining_bytes
         affordable = max(min(left, careful) - again, 0.0) * arrives
         meanwhile = link.rate_bps / 8 * self.replan_s
-        total = ledger.arrived_bytes + ledger.unresolved_bytes + ledger.open_bytes + ledger.unfit_bytes
+        total = (
+            ledger.planned.arrived_bytes
+            + ledger.unresolved_bytes
+            + ledger.planned.open_bytes
+            + ledger.planned.unfit_bytes
+        )
         if needed - further <= _FITS * affordable:
             later = min(left - needed / arrives, carried - max(needed, meanwhile)) - again
             later = _FINER_SHARE * later if needed <= meanwhile else 0.0
@@ -174,7 +179,7 @@ class Replanning:
         """What is nowhere must come; what is there may become finer, one plan at a time."""
         if prospect.fits:
             more_bytes = prospect.later_bytes - prospect.finer_bytes
-            return bool(ledger.unfit_bytes) or more_bytes > _FINER * prospect.total_bytes
+            return bool(ledger.planned.unfit_bytes) or more_bytes > _FINER * prospect.total_bytes
         rest = prospect.open_bytes - prospect.committed_bytes
         return rest - prospect.later_bytes > _MISSING * prospect.total_bytes
 
@@ -188,14 +193,14 @@ class Replanning:
         share = 1 - min(link.loss_at_most if packets < _MANY_PACKETS else policy.feared_loss(link), 0.5)
         if packets < _FEW_PACKETS and link.loss_at_most > _MAY_BE_LOST:
             share = min(share, _ONE + 0.1 * packets)
-        needed = ledger.open_bytes + ledger.unfit_bytes
-        total = ledger.arrived_bytes + ledger.unresolved_bytes + needed
+        needed = ledger.planned.open_bytes + ledger.planned.unfit_bytes
+        total = ledger.planned.arrived_bytes + ledger.unresolved_bytes + needed
         later = left * share
         return Prospect(needed, 0.0, later, total, needed <= later, 0.0)
 
     def _worth_bytes(self, prospect: Prospect, ledger: Ledger) -> bool:
         over, total = prospect.later_bytes - prospect.open_bytes, prospect.total_bytes
-        if ledger.unfit_bytes:
+        if ledger.planned.unfit_bytes:
             return True
         if over < 0:
             return -over > _SHORT * total
@@ -204,5 +209,5 @@ class Replanning:
 
 def _header_guess(ledger: Ledger) -> float:
     """Bytes of the next revision's header."""
-    later = ledger.plans[1:]
+    later = ledger.planned.plans[1:]
     return sum(map(len, later[-1].header)) if later else _HEADER_BYTES
