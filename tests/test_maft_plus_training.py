@@ -273,10 +273,11 @@ def test_two_processes_have_the_gradients_of_one(data, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    # Forked: the libraries, which take seconds to import, are there.
-    fork = multiprocessing.get_context("fork")
+    # Not forked from here: autograd cannot go on in a fork of a process that used it.
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(["training.maft_plus.__main__"])  # imported once, which takes seconds
     both = [*options, f"--out={tmp_path / 'two'}"]
-    running = [fork.Process(target=one_of_two, args=(rank, port, both), daemon=True) for rank in range(2)]
+    running = [server.Process(target=one_of_two, args=(rank, port, both), daemon=True) for rank in range(2)]
     for process in running:
         process.start()
     for process in running:

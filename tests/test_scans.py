@@ -275,8 +275,8 @@ def test_patches_of_which_scans_are_missing_are_worth_sending_again(prepared: Pr
     whole = prepared.replan(MAP, request, earlier_plans([plan], _served(plan, 1 + len(plan.scans))))
     assert begun is not None
     inside = plan.levels > 0
-    assert np.count_nonzero(begun.levels[inside]) > 0.9 * np.count_nonzero(inside)
-    assert whole is None or np.count_nonzero(whole.levels) < 0.6 * np.count_nonzero(begun.levels)
+    assert np.count_nonzero(begun.levels[inside]) > 0.8 * np.count_nonzero(inside)
+    assert whole is None or np.count_nonzero(whole.levels[inside]) < 0.6 * np.count_nonzero(begun.levels[inside])
 
 
 def test_served_must_fit_the_plan(prepared: PreparedPicture, plan: Plan) -> None:

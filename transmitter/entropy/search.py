@@ -143,7 +143,7 @@ class Search:
     def _begin(self, bracket: _Bracket) -> int:
         """The fineness to begin with; near exactness under a mask, whether all inside may be exact is looked at."""
         fineness = self._first_guess()
-        if self.trials.source.edges and EXACT_BELOW <= fineness < _NEARLY_EXACT:
+        if self.trials.exact_at_once and self.trials.source.edges and EXACT_BELOW <= fineness < _NEARLY_EXACT:
             self._noted(bracket, EXACT_BELOW - 1)
         return min(max(fineness, bracket.low), bracket.high)
 
@@ -188,7 +188,7 @@ class Search:
 
     def _beyond_exact(self, over: Trial) -> bool:
         """Whether all that matters became exact at once and there is more: bytes fall anything but evenly there."""
-        return self.trials.source.exact_at_once and over.setting.fineness < EXACT_BELOW - 1
+        return self.trials.exact_at_once and over.setting.fineness < EXACT_BELOW - 1
 
     def _leap(self, fits: Trial, over: Trial) -> Trial:
         """Where one step of fineness makes so many patches exact that the budget bursts: some of them."""

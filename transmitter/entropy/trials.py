@@ -55,6 +55,11 @@ class Trials:
     factors: Float64Array | None = None
     """(grid.count,) of each patch's bits over what was guessed, as last seen, at the default price of a bit."""
 
+    @property
+    def exact_at_once(self) -> bool:
+        """Whether all that matters becomes exact at one fineness; where some is there already, each when it pays."""
+        return self.served is None and self.source.exact_at_once
+
     def run(self, setting: Setting) -> Trial:
         """Codes the picture under a setting."""
         return self._tried(setting, self._coded)
