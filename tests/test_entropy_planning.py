@@ -124,14 +124,16 @@ def test_price_makes_up_for_a_coarser_quantiser_than_deserved():
     assert prices.max() > 1.1
 
 
-def test_pixels_outside_continue_those_inside():
+def test_pixels_outside_continue_those_inside_and_fade_into_the_background():
     edge = np.zeros(IMAGE.shape[:2], np.float32)
     edge[:, :36] = 1  # through the middle of the fifth column of patches
-    patches = prepare(CODEC, IMAGE, edge, 0).for_exact(whole=False)[0].astype(int)
-    cut = patches.reshape(GRID.rows, -1, 8, 8, 3)[:, 4]
-    np.testing.assert_array_equal(join(patches.astype(np.uint8), GRID)[:, :36], IMAGE[:, :36])
-    steps = np.abs(np.diff(cut, axis=2)).mean(axis=(0, 1, 3))
-    assert (steps[3:] < 0.7 * steps[:3].mean()).all()
+    source = prepare(CODEC, IMAGE, edge, 0)
+    patches = source.for_exact(whole=False)[0]
+    np.testing.assert_array_equal(join(patches, GRID)[:, :36], IMAGE[:, :36])
+    cut = patches.reshape(GRID.rows, -1, 8, 8, 3)[:, 4].astype(int)
+    distances = np.abs(cut - source.edges.around).mean(axis=(0, 1, 3))
+    assert (np.diff(distances[3:]) < 0).all()
+    assert distances[4] > 0.7 * distances[3]
 
 
 def test_exact_inside_of_a_mask_takes_fewer_bytes_than_its_patches():

@@ -3,6 +3,7 @@
 from typing import Final
 
 import numpy as np
+from PIL import Image
 
 from shared.arrays import Float32Array, UInt8Array
 from shared.codec.entropy.background import thumbnail, thumbnail_halved
@@ -10,7 +11,7 @@ from shared.codec.entropy.codec import EntropyCodec
 from shared.codec.entropy.context import quantiser_steps
 from shared.codec.entropy.levels import HALF_OCTAVE
 from shared.packets import max_sketch_bytes
-from shared.patches import PatchGrid, split
+from shared.patches import PATCH_SIZE, PatchGrid, split
 from transmitter.entropy.edges import Edges
 from transmitter.entropy.levels import ideal_offsets, relative_offsets
 from transmitter.entropy.settings import COARSEST, EXACT_BELOW, OUTSIDE, Allotment, Source
@@ -40,7 +41,7 @@ def prepare_over(codec: EntropyCodec, image: UInt8Array, relevance: Float32Array
     """
     grid, patches = PatchGrid.of(image), split(image)
     colours = codec.background(layer, grid)
-    edges = _edges(relevance) if _is_mask(relevance) else None
+    edges = _edges(relevance, colours, grid) if _is_mask(relevance) else None
     coefficients = codec.lossy.transform.analyse(edges.continued(patches) if edges else patches)
     return Source(patches, coefficients, *allotted(relevance, grid), edges, grid, layer, codec.expected_means(colours))
 
@@ -75,11 +76,17 @@ def _is_mask(relevance: Float32Array) -> bool:
     return bool(((relevance == 0) | (relevance == relevance.max())).all() and relevance.any())
 
 
-def _edges(relevance: Float32Array) -> Edges:
+def _edges(relevance: Float32Array, colours: UInt8Array, grid: PatchGrid) -> Edges:
     inside = split(relevance[:, :, None] > 0)[..., 0]
-    some, all_ = inside.any(axis=(1, 2)), inside.all(axis=(1, 2))
-    numbers = np.flatnonzero(some & ~all_)
-    return Edges(numbers, inside[numbers])
+    numbers = np.flatnonzero(inside.any(axis=(1, 2)) & ~inside.all(axis=(1, 2)))
+    return Edges(numbers, inside[numbers], split(_enlarged(colours, grid))[numbers])
+
+
+def _enlarged(colours: UInt8Array, grid: PatchGrid) -> UInt8Array:
+    """(height, width, 3) picture of (grid.count, 3) colours, one per patch, smoothly."""
+    small = Image.fromarray(colours.reshape(grid.rows, grid.columns, -1))
+    size = (grid.columns * PATCH_SIZE, grid.rows * PATCH_SIZE)
+    return np.asarray(small.resize(size, Image.Resampling.BICUBIC))[: grid.height, : grid.width]
 
 
 def background_within(codec: EntropyCodec, image: UInt8Array, limit_bytes: int) -> bytes:
