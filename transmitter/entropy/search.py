@@ -27,6 +27,7 @@ _TRIALS: Final = 12
 _STEP_BACK: Final = 3  # quantisers
 _SAMPLES: Final = 3
 _SAMPLED: Final = 2  # quantisers: what a sample tells of so near a fineness is as good as one of it
+_HOPE: Final = 1.1  # over the budget: a sample is not that sure
 _NEARLY_EXACT: Final = 44  # under quantisers from here on, all inside a mask may take fewer bytes if it is exact
 
 
@@ -143,9 +144,14 @@ class Search:
     def _begin(self, bracket: _Bracket) -> int:
         """The fineness to begin with; near exactness under a mask, whether all inside may be exact is looked at."""
         fineness = self._first_guess()
-        if self.trials.exact_at_once and self.trials.source.edges and EXACT_BELOW <= fineness < _NEARLY_EXACT:
+        if EXACT_BELOW <= fineness < _NEARLY_EXACT and self._hopes_for_exact():
             self._noted(bracket, EXACT_BELOW - 1)
         return min(max(fineness, bracket.low), bracket.high)
+
+    def _hopes_for_exact(self) -> bool:
+        if not self.trials.exact_at_once or self.trials.source.edges is None:
+            return False
+        return self.trials.expected_if_exact(EXACT_BELOW - 1) <= _HOPE * self.budget_bytes
 
     def _noted(self, bracket: _Bracket, fineness: int) -> Trial:
         trial = self._try(Setting(fineness, DEFAULT_PRICE))

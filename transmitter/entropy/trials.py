@@ -173,6 +173,13 @@ class Trials:
         bodies = float(expected[levels > 0].sum() / 8)
         return bodies * (1 + _AROUND_BODY_BYTES / self._packet_capacity) + len(self.source.layer) + _HEADER_BYTES
 
+    def expected_if_exact(self, fineness: int) -> float:
+        """`expected_bytes` where what matters is exact, after a sample of that."""
+        guess = self.guessed(fineness)
+        levels, base, spacing = levels_at(self.source, Setting(fineness, DEFAULT_PRICE), self._closed(fineness, guess))
+        self._sample_exact(self._scene(levels, base, spacing), fineness)
+        return self.expected_bytes(fineness)
+
     def guessed(self, fineness: int) -> Float64Array:
         """(grid.count,) of `guessed_bits`, once."""
         if fineness not in self._guesses:
