@@ -332,7 +332,7 @@ async def test_long_after_its_deadline_a_transmission_ends_by_what_was_heard(mon
 
     monkeypatch.setattr("transmitter.sending.LATE_S", 0.3)
     async with _stub(Silent(delay_s=0.002)) as stub:
-        request = _request(budget=transmitter_pb2.Budget(deadline_s=0.3), options=SMALL)
+        request = _request(budget=transmitter_pb2.Budget(deadline_s=1.0), options=SMALL)
         end = delivered(await _events(stub, request))
     assert end.deadline_met
     assert end.outcome in {common_pb2.OUTCOME_COMPLETE, common_pb2.OUTCOME_PARTIAL}
