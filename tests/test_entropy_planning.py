@@ -8,7 +8,6 @@ from skimage.data import astronaut, chelsea
 
 from shared.codec.entropy.codec import Scene, load_entropy_codec, patches_in
 from shared.codec.entropy.levels import EXACT, FINEST, sending_order
-from shared.codec.entropy.lossy_model import DEFAULT_PRICE
 from shared.entropy_level_map import decode as decode_level_map
 from shared.errors import BudgetTooSmallError
 from shared.packets import MAX_PACKET_BYTES
@@ -141,7 +140,7 @@ def test_exact_inside_of_a_mask_takes_fewer_bytes_than_its_patches():
     aslant = (np.abs(x - y - 40) < 12).astype(np.float32)
     squares = np.kron(patch_importance(aslant).reshape(GRID.rows, -1) > 0, np.ones((8, 8)))
     squares = squares[: GRID.height, : GRID.width].astype(np.float32)
-    exact = Setting(EXACT_BELOW, DEFAULT_PRICE, more_exact=GRID.count)
+    exact = Setting(EXACT_BELOW, more_exact=GRID.count)
     taken = [Trials(CODEC, prepare(CODEC, IMAGE, mask, 0), _request(1)).run(exact) for mask in (aslant, squares)]
     assert (taken[0].levels == taken[1].levels).all()
     assert taken[0].wire_bytes < 0.9 * taken[1].wire_bytes

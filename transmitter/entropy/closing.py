@@ -16,7 +16,6 @@ from transmitter.entropy.trials import Trials
 ENOUGH: Final = 0.991
 """Part of the budget that a plan should use."""
 
-
 _AIM: Final = 0.997
 _LEAST_SPARED: Final = 4  # bytes: strings end with whole words
 _SHRINKING: Final = 0.08  # of bodies' bytes

@@ -20,7 +20,6 @@ import numpy as np
 from shared.arrays import Float32Array, UInt8Array
 from shared.codec.entropy.codec import EntropyCodec, parts_of
 from shared.codec.entropy.context import QUALITIES
-from shared.codec.entropy.lossy_model import DEFAULT_PRICE
 from shared.errors import BudgetTooSmallError
 from shared.packets import PACKET_HEADER_BYTES
 from transmitter.entropy.revisions import Served
@@ -92,7 +91,7 @@ def replan_entropy(learnt: Trials, request: PlanRequest, earlier: Sequence[Earli
 def plan_exactly(codec: EntropyCodec, image: UInt8Array, request: PlanRequest) -> Plan:
     """Every patch exact, whatever it takes; `request.budget_bytes` is not looked at."""
     source = prepare(codec, image, np.zeros(image.shape[:2], np.float32), 0)
-    return _plan(Trials(codec, source, request).run(Setting(ALL_EXACT, DEFAULT_PRICE)), request)
+    return _plan(Trials(codec, source, request).run(Setting(ALL_EXACT)), request)
 
 
 def _plan(trial: Trial, request: PlanRequest) -> Plan:
@@ -113,7 +112,7 @@ def _scans(bodies: Sequence[Body], request: PlanRequest) -> list[tuple[Body, ...
 
 def _layer_alone(codec: EntropyCodec, image: UInt8Array, relevance: Float32Array, request: PlanRequest) -> Trial:
     """For budgets in which no patch fits: all of it for the background."""
-    nothing = Setting(QUALITIES, DEFAULT_PRICE)
+    nothing = Setting(QUALITIES)
     bare = Trials(codec, prepare(codec, image, relevance, 0), request).run(nothing)
     left = request.budget_bytes - bare.wire_bytes
     if left < 0:

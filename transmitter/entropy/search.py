@@ -9,7 +9,6 @@ import numpy as np
 
 from shared.codec.entropy.context import QUALITIES
 from shared.codec.entropy.levels import EXACT
-from shared.codec.entropy.lossy_model import DEFAULT_PRICE
 from transmitter.entropy.closing import (
     ENOUGH,
     Closing,
@@ -122,7 +121,7 @@ class Search:
         fineness = max(setting.fineness for setting in self.tried)
         while self.best is None and fineness < QUALITIES:
             fineness = min(fineness + _STEP_BACK, QUALITIES)
-            self._code(Setting(fineness, DEFAULT_PRICE))
+            self._code(Setting(fineness))
 
     def _fits(self, trial: Trial) -> bool:
         return trial.wire_bytes <= self.budget_bytes
@@ -154,7 +153,7 @@ class Search:
         return self.trials.expected_if_exact(EXACT_BELOW - 1) <= _HOPE * self.budget_bytes
 
     def _noted(self, bracket: _Bracket, fineness: int) -> Trial:
-        trial = self._try(Setting(fineness, DEFAULT_PRICE))
+        trial = self._try(Setting(fineness))
         if self._fits(trial):
             bracket.fits, bracket.high = trial, fineness - 1
         else:

@@ -110,8 +110,6 @@ class Setting:
 
     fineness: int
     """Quantiser of the most important patches; may be below 0, where all of them are exact."""
-    price: float
-    """See `LossyModel.encode`."""
     more_exact: int = 0
     """How many of the most important lossy patches are exact nevertheless."""
 

@@ -31,7 +31,7 @@ class Trial:
     lossy_bytes: int
     """What the bodies of lossy patches take of that."""
     course: Course
-    """How the bits of lossy patches come at the setting's price, as measured; of no patches where nothing was."""
+    """How the bits of lossy patches come at the default price, as measured; of no patches where nothing was."""
 
 
 class Piece(NamedTuple):

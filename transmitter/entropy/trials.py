@@ -79,11 +79,9 @@ class Trials:
             fineness: at the default price.
             turn: how many samples were taken before.
         """
-        guess = self.guessed(fineness)
-        levels, base, spacing = levels_at(self.source, Setting(fineness, DEFAULT_PRICE), self._closed(fineness, guess))
-        scene = self._scene(levels, base, spacing)
+        guess, scene = self.guessed(fineness), self._scene_of(Setting(fineness))
         learnt = self._sample_exact(scene, fineness)
-        lossy = scene.order[levels[scene.order] != EXACT]
+        lossy = scene.order[scene.levels[scene.order] != EXACT]
         if len(lossy) >= LEAST:
             self.factors = self._sampled_factors(scene, list(stretches(lossy, turn)), guess)
             learnt = True
@@ -100,23 +98,21 @@ class Trials:
 
     def _tried(self, setting: Setting, code: Coding, aim: Aim | None = None) -> Trial:
         guess = self.guessed(setting.fineness)
-        bits = at_price(self._expected(guess), setting.price / DEFAULT_PRICE)
-        levels, base, spacing = levels_at(self.source, setting, self._closed(setting.fineness, guess))
-        scene = self._scene(levels, base, spacing)
+        bits, scene = self._expected(guess).copy(), self._scene_of(setting)
         if aim:
             bits = aim.expected(bits, scene)
         exact, header, runs = self._exact(scene, setting.fineness), self._header(scene), self._runs(scene, bits)
-        way = Way(code, setting.price)
+        way = Way(code, DEFAULT_PRICE)
         if aim and runs:
-            way.purse = Purse(aim.trial.course, setting.price, self._room(header, exact, runs, bits, aim.wire_bytes))
+            way.purse = Purse(aim.trial.course, DEFAULT_PRICE, self._room(header, exact, runs, bits, aim.wire_bytes))
         lossy, course = self._lossy(scene, runs, bits, way)
         way.go_on()
-        self._learn(levels, at_price(bits, DEFAULT_PRICE / way.price) / np.maximum(guess, 1))
+        self._learn(scene.levels, at_price(bits, DEFAULT_PRICE / way.price) / np.maximum(guess, 1))
         pieces = [*exact, *lossy]
         bodies = bodies_of(pieces)
         whole = bodies if len(bodies) == len(pieces) else None
         taken = self._wire_bytes(header, [piece.size for piece in pieces])
-        return Trial(setting, header, levels, whole, taken, sum(piece.size for piece in lossy), course)
+        return Trial(setting, header, scene.levels, whole, taken, sum(piece.size for piece in lossy), course)
 
     def _room(
         self, header: StreamHeader, exact: list[Piece], runs: list[Run], bits: Float64Array, aim_bytes: float
@@ -135,6 +131,10 @@ class Trials:
         around = further * (PACKET_HEADER_BYTES + self.request.frame_bytes + COUNT_BYTES)
         scan_headers = (max(parts, default=1) - 1) * wire_bytes(SECTION_HEADER_BYTES, (), self.request)
         return wire_bytes(len(header.to_bytes()), sizes, self.request) + around + scan_headers
+
+    def _scene_of(self, setting: Setting) -> Scene:
+        closed = self._closed(setting.fineness, self.guessed(setting.fineness))
+        return self._scene(*levels_at(self.source, setting, closed))
 
     def _scene(self, levels: UInt8Array, base: int, spacing: int) -> Scene:
         order = sending_order(levels, self.source.grid)
@@ -155,8 +155,8 @@ class Trials:
         runs = [Run(body.position, scene.order[body.position : body.position + body.patches]) for body in changed]
         bits = max(sum(8 * len(body.content) - _STRING_BITS for body in changed), 1.0)
         course = trial.course.scaled(bits / max(trial.course.total, 1))
-        purse = Purse(course, trial.setting.price, bits + 8 * grown_bytes)
-        pieces = self._coded(scene, runs, trial.setting.price, purse.pacer(bits, 0)).pieces
+        purse = Purse(course, DEFAULT_PRICE, bits + 8 * grown_bytes)
+        pieces = self._coded(scene, runs, DEFAULT_PRICE, purse.pacer(bits, 0)).pieces
         for number, new in zip(numbers, bodies_of(pieces), strict=True):
             if len(new.content) <= self._capacity:
                 bodies[number] = new
@@ -168,16 +168,14 @@ class Trials:
     def expected_bytes(self, fineness: int) -> float:
         """About what `run` would take at the default price, without coding or measuring anything."""
         guess = self.guessed(fineness)
-        levels, _, _ = levels_at(self.source, Setting(fineness, DEFAULT_PRICE), self._closed(fineness, guess))
+        levels, _, _ = levels_at(self.source, Setting(fineness), self._closed(fineness, guess))
         expected = np.where(levels == EXACT, self.exact[self._whole(fineness)].expected(guess), self._expected(guess))
         bodies = float(expected[levels > 0].sum() / 8)
         return bodies * (1 + _AROUND_BODY_BYTES / self._packet_capacity) + len(self.source.layer) + _HEADER_BYTES
 
     def expected_if_exact(self, fineness: int) -> float:
         """`expected_bytes` where what matters is exact, after a sample of that."""
-        guess = self.guessed(fineness)
-        levels, base, spacing = levels_at(self.source, Setting(fineness, DEFAULT_PRICE), self._closed(fineness, guess))
-        self._sample_exact(self._scene(levels, base, spacing), fineness)
+        self._sample_exact(self._scene_of(Setting(fineness)), fineness)
         return self.expected_bytes(fineness)
 
     def guessed(self, fineness: int) -> Float64Array:
