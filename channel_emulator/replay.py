@@ -20,6 +20,10 @@ MAX_ROWS: Final = 1_000_000
 MAX_TIME_S: Final = 1e6
 MAX_RATE_BPS: Final = 1e12
 
+LEAST_STEP_S: Final = 1e-6
+"""Between two times of a table: less is lost beside the seconds of a clock."""
+
+_LEAST_BPS: Final = 1.0  # but 0: less would carry nothing in any time that a link is used for
 _HEADING: Final = "time_s,rate_bps"
 
 
@@ -131,7 +135,7 @@ def _point(number: int, line: str) -> tuple[float, float]:
 
 
 def check_points(field: str, points: list[tuple[float, float]]) -> None:
-    """Refuses points that do not begin at 0 s, do not rise, are out of range, or carry nothing.
+    """Refuses points that do not begin at 0 s, do not rise by LEAST_STEP_S, are out of range, or carry nothing.
 
     Raises:
         InvalidInputError: naming `field`.
@@ -140,9 +144,9 @@ def check_points(field: str, points: list[tuple[float, float]]) -> None:
         raise InvalidInputError(field, "the first time is not 0")
     for time_s, rate_bps in points:
         check_range(field, time_s, 0.0, MAX_TIME_S)
-        check_range(field, rate_bps, 0.0, MAX_RATE_BPS)
+        check_range(field, rate_bps, _LEAST_BPS if rate_bps else 0.0, MAX_RATE_BPS)
     for (earlier_s, _), (later_s, _) in pairwise(points):
-        if later_s <= earlier_s:
+        if later_s < earlier_s + LEAST_STEP_S:
             raise InvalidInputError(field, f"time {later_s:g} comes after {earlier_s:g}")
     if not any(rate_bps for _, rate_bps in points):
         raise InvalidInputError(field, "carries nothing at any time")

@@ -7,7 +7,7 @@ from channel_emulator.checks import check_range
 from channel_emulator.fading import Fading, FadingRate
 from channel_emulator.impairments import Impairments
 from channel_emulator.rates import ConstantRate, LoopedRate, Rate, ThenRate
-from channel_emulator.replay import Trace, check_points
+from channel_emulator.replay import LEAST_STEP_S, Trace, check_points
 from shared.errors import InvalidInputError
 
 MIN_RATE_BPS: Final = 1.0
@@ -40,10 +40,8 @@ class Schedule:
         check_points("points", list(self.points))
         if self.period_s:
             check_range("period_s", self.period_s, 0.0, MAX_PERIOD_S)
-            if self.period_s <= self.points[-1][0]:
+            if self.period_s < self.points[-1][0] + LEAST_STEP_S:
                 raise InvalidInputError("period_s", "not after the last point")
-            if not any(rate_bps for _, rate_bps in self.points):
-                raise InvalidInputError("points", "carry nothing at any time")
 
     def rate(self, origin_s: float) -> Rate:
         """The schedule from a time on."""

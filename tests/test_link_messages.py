@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from channel_emulator.bank import LinkBank
@@ -132,8 +132,16 @@ impairments = st.dictionaries(
 )
 
 
+def schedule(*points: tuple[float, float], period_s: float = 0.0) -> dict[str, Any]:
+    points_given = [channel_pb2.RatePoint(time_s=time_s, rate_bps=rate_bps) for time_s, rate_bps in points]
+    return {"schedule": channel_pb2.RateSchedule(points=points_given, period_s=period_s)}
+
+
 @settings(max_examples=150)
 @given(model=models, rate_bps=odd, queue_s=odd, wrong=impairments)
+@example(model=schedule((0.0, 1e-187), period_s=1e-187), rate_bps=0.0, queue_s=0.0, wrong={})
+@example(model=schedule((0.0, 1e-187), (1e-187, 1e6)), rate_bps=0.0, queue_s=0.0, wrong={})
+@example(model=schedule((0.0, 1.0), (1e-6, 1.0), period_s=2e-6), rate_bps=0.0, queue_s=0.0, wrong={})
 def test_whatever_is_asked_for_is_refused_by_name_or_carried_out(model, rate_bps, queue_s, wrong):
     for fields in ({"model": model}, {"queue_s": queue_s, "rate_bps": rate_bps}, {"impairments": wrong}):
         try:

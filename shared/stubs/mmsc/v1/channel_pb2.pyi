@@ -258,7 +258,7 @@ class RatePoint(_message.Message):
     time_s: _builtins.float
     """Since the schedule was set; the first point is at 0, and they rise."""
     rate_bps: _builtins.float
-    """At most 1e12; 0 is an outage."""
+    """1 to 1e12; 0 is an outage."""
     def __init__(
         self,
         *,
@@ -280,7 +280,7 @@ class RateSchedule(_message.Message):
     POINTS_FIELD_NUMBER: _builtins.int
     PERIOD_S_FIELD_NUMBER: _builtins.int
     period_s: _builtins.float
-    """After which time it begins again, beyond the last point; 0: the last rate stays."""
+    """After which time it begins again, a microsecond or more beyond the last point; 0: the last rate stays."""
     @_builtins.property
     def points(self) -> _containers.RepeatedCompositeFieldContainer[Global___RatePoint]: ...
     def __init__(
