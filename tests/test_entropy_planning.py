@@ -182,3 +182,39 @@ def test_any_picture_any_map_any_budget(data):
     free = (relevance == 0) & bool(set(np.unique(relevance)) == {0, 1})
     exact = exact[:height, :width] & ~free
     np.testing.assert_array_equal(picture[exact], image[exact])
+
+
+def _coded_trial(packet_bytes, growth):
+    trials = Trials(CODEC, prepare(CODEC, IMAGE, MASK, 150), PlanRequest(6_000, packet_bytes))
+    measured = trials.measure(Setting(70))
+    return trials, trials.aimed(measured, growth * measured.wire_bytes)
+
+
+@pytest.mark.parametrize("growth", [0.9, 1.0, 1.12])
+@pytest.mark.parametrize("share", [-0.04, 0.03])
+def test_bodies_that_are_coded_anew_go_where_they_should(growth, share):
+    """Whatever the price of a bit was at which they were coded before."""
+    trials, trial = _coded_trial(300, growth)
+    wanted = share * trial.lossy_bytes
+    repriced = trials.repriced(trial, range(len(trial.bodies)), wanted)
+    assert 0.35 < (repriced.wire_bytes - trial.wire_bytes) / wanted < 1.6
+
+
+@pytest.mark.parametrize("relevance", [EVERYWHERE, MASK])
+def test_less_that_is_enough_takes_less_coding(relevance, monkeypatch):
+    coded = []
+
+    def spied(self, scene, runs, *others):
+        coded.append(sum(len(run.numbers) for run in runs))
+        return code(self, scene, runs, *others)
+
+    code = Trials._coded
+    monkeypatch.setattr(Trials, "_coded", spied)
+    taken = {}
+    for enough in (0.9995, 0.94):
+        coded.clear()
+        for size in (3_000, 4_000, 5_000):
+            plan = plan_entropy(CODEC, IMAGE, relevance, PlanRequest(size, 300, enough=enough))
+            assert 0.94 * size <= plan.wire_bytes <= size
+        taken[enough] = sum(coded)
+    assert taken[0.94] < 0.9 * taken[0.9995]

@@ -20,7 +20,7 @@ from transmitter.carrying import course_of, first_plan
 from transmitter.hearing import Heard
 from transmitter.metrics import TransmitterMetrics
 from transmitter.pipeline import Job, Pipeline, StageClock
-from transmitter.replanning import Reason, open_bytes
+from transmitter.replanning import Reason, open_bytes, request_for
 from transmitter.streams import MAX_MESSAGE_BYTES, batches, message_size
 from transmitter.transport.contract import LinkEstimate, RevisionWanted, SenderStats
 from transmitter.transport.pace import PlanningPace
@@ -199,6 +199,13 @@ def test_what_is_not_there_is_planned_anew():
 def test_in_too_few_bytes_nothing_is_planned():
     stage = planned()
     assert stage.replanner.revised(RevisionWanted(1, 10, 300, (np.zeros(stage.packed.expected, bool),))) is None
+
+
+def test_in_a_hurry_not_every_byte_is_used():
+    assert request_for(RevisionWanted(1, 5_000, 300, ())).enough > 0.99
+    request = request_for(RevisionWanted(2, 5_000, 300, (), scans=4, hurried=True), "greedy")
+    assert (request.budget_bytes, request.packet_bytes, request.strategy, request.scans) == (5_000, 300, "greedy", 4)
+    assert 0.9 < request.enough < 0.99
 
 
 # ---- what was left ----------------------------------------------------------------------------------

@@ -40,6 +40,8 @@ class PlanRequest:
     scans: int = 1
     """In how many scans the patches may be sent, each making finer what the one before brought; from 1. A codec that
     knows no scans sends one."""
+    enough: float = 0.991
+    """Part of the budget from which on nothing fuller is looked for; above 0, below 1."""
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,19 @@
 """What is left of a picture, planned anew for what the link turned out to carry."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from threading import Lock
+from typing import Final
 
 import numpy as np
 
 from shared.arrays import BoolArray, Float32Array, UInt8Array
 from shared.errors import BudgetTooSmallError
 from transmitter.packing import pack_revision
-from transmitter.planning import Plan, PlanRequest, PreparedPicture, earlier_plans
+from transmitter.planning import RATE_DISTORTION, Plan, PlanRequest, PreparedPicture, earlier_plans
 from transmitter.transport.contract import PackedRevision, RevisionWanted
+
+_ENOUGH_IN_A_HURRY: Final = 0.96  # of the bytes: to use the last ones takes as long as to send many times as many
 
 
 class Reason(Enum):
@@ -53,7 +56,7 @@ class Replanner:
         Computes for tenths of a second; what it made counts once it is kept.
         """
         earlier = earlier_plans(self.plans, wanted.served)
-        request = PlanRequest(wanted.budget_bytes, wanted.packet_bytes, self.strategy, scans=wanted.scans)
+        request = request_for(wanted, self.strategy)
         try:
             with self._lock:
                 plan = self.prepared.replan(self.relevance, request, earlier)
@@ -81,6 +84,12 @@ class Replanner:
         """(patches,) in raster order: the highest level that any plan has for each."""
         highest: UInt8Array = np.maximum.reduce([plan.levels for plan in self.plans])
         return highest
+
+
+def request_for(wanted: RevisionWanted, strategy: str = RATE_DISTORTION) -> PlanRequest:
+    """What a planner is asked for; `strategy`: one of the codec's."""
+    request = PlanRequest(wanted.budget_bytes, wanted.packet_bytes, strategy, scans=wanted.scans)
+    return replace(request, enough=_ENOUGH_IN_A_HURRY) if wanted.hurried else request
 
 
 def open_bytes(packed: PackedRevision, served: BoolArray) -> int:

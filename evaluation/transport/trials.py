@@ -20,6 +20,7 @@ from shared.errors import BudgetTooSmallError
 from shared.packets import DEFAULT_PACKET_BYTES
 from transmitter.packing import pack_revision
 from transmitter.planning import Earlier, Plan, PlanRequest, earlier_plans
+from transmitter.replanning import request_for
 from transmitter.transport.contract import (
     USUAL_REPLAN_S,
     PackedRevision,
@@ -196,9 +197,8 @@ class _Planner:
         self.first = pack_revision(self._plans[0], _ID, 0)
 
     def __call__(self, wanted: RevisionWanted) -> PackedRevision | None:
-        request = PlanRequest(wanted.budget_bytes, wanted.packet_bytes, scans=wanted.scans)
         earlier = earlier_plans(self._plans, wanted.served)
-        plan = self._photo.replan(request, earlier)
+        plan = self._photo.replan(request_for(wanted), earlier)
         if plan is None or not plan.bodies:
             return None
         self._plans.append(plan)

@@ -13,10 +13,7 @@ from shared.codec.entropy.pacing import RAISED
 from transmitter.entropy.trial import Trial
 from transmitter.entropy.trials import Trials
 
-ENOUGH: Final = 0.991
-"""Part of the budget that a plan should use."""
-
-_AIM: Final = 0.997
+_SPARED: Final = 1 / 3  # of what need not be used: so much is aimed below the budget, lest little bursts it
 _LEAST_SPARED: Final = 4  # bytes: strings end with whole words
 _SHRINKING: Final = 0.08  # of bodies' bytes
 _GROWING: Final = 0.04  # likewise; where it is more, too many would no longer fit their packets
@@ -24,6 +21,35 @@ _NEAR: Final = 0.08  # natural logarithm of bytes, where few bits make the price
 _PRICE_REACH: Final = 0.4  # natural logarithm: farther from the default price, another fineness would show more
 _SPARE: Final = 1.1  # over what is missing
 _TRIES: Final = 3
+
+
+class Goal(NamedTuple):
+    """What a search is for."""
+
+    budget_bytes: int
+    """More than 0."""
+    enough: float
+    """Part of the budget that a plan should use."""
+
+    @property
+    def enough_bytes(self) -> float:
+        """With so many the search ends."""
+        return self.enough * self.budget_bytes
+
+    @property
+    def aim_bytes(self) -> float:
+        """What is aimed at, so that little over it still fits."""
+        spared = _SPARED * (1 - self.enough) * self.budget_bytes
+        return self.budget_bytes - max(spared, _LEAST_SPARED)
+
+    def in_reach(self, trial: Trial) -> bool:
+        """Whether a trial at the default price of a bit comes to the budget by a price that is not far from that."""
+        reach = min(_PRICE_REACH * _exponent(trial), _NEAR)
+        return abs(self.aim_bytes - trial.wire_bytes) <= trial.lossy_bytes * math.expm1(reach)
+
+    def in_hand(self, trial: Trial) -> bool:
+        """Whether the lossy patches, whose bytes alone follow a price, take more than a trial is off."""
+        return abs(self.aim_bytes - trial.wire_bytes) < trial.lossy_bytes
 
 
 @dataclass(frozen=True)
@@ -35,12 +61,15 @@ class Closing:
     """
 
     trials: Trials
-    budget_bytes: int
+    goal: Goal
 
     def towards(self, trial: Trial) -> Iterator[Trial]:
         """Ever nearer trials, until one uses enough of the budget, or the chosen bodies have no more to give."""
-        chosen, owed = [body.number for body in self._chosen(trial)], 0.0
-        for _ in range(_TRIES if chosen else 0):
+        bodies, suffice = self._chosen(trial)
+        chosen = [body.number for body in bodies]
+        # What all bodies were off their aim, these are off it again.
+        owed = self._missing(trial) * sum(body.size for body in bodies) / max(trial.lossy_bytes, 1)
+        for _ in range(_TRIES if suffice else min(len(chosen), 1)):
             if self._done(trial):
                 return
             wanted = self._missing(trial) + owed
@@ -51,13 +80,16 @@ class Closing:
             yield trial
 
     def _missing(self, trial: Trial) -> float:
-        return aim_bytes(self.budget_bytes) - trial.wire_bytes
+        return self.goal.aim_bytes - trial.wire_bytes
 
     def _done(self, trial: Trial) -> bool:
-        return ENOUGH * self.budget_bytes <= trial.wire_bytes <= self.budget_bytes
+        return self.goal.enough_bytes <= trial.wire_bytes <= self.goal.budget_bytes
 
-    def _chosen(self, trial: Trial) -> tuple["_Elastic", ...]:
-        """Bodies that are coded anew in the least time and may give what is missing, or all; none of too many."""
+    def _chosen(self, trial: Trial) -> tuple[list["_Elastic"], bool]:
+        """Bodies that are coded anew in the least time and may give what is missing, or all; none of too many.
+
+        And whether they may give it.
+        """
         missing, patches = self._missing(trial), 0
         limit = min(_GROWING if missing > 0 else _SHRINKING, _PRICE_REACH * _exponent(trial))
         left = _SPARE * abs(missing)
@@ -66,10 +98,10 @@ class Closing:
             chosen.append(body)
             left, patches = left - limit * body.size, patches + body.patches
             if patches > MAX_BODY_PATCHES:
-                return ()
+                return [], False
             if left <= 0:
-                return tuple(sorted(chosen))
-        return tuple(sorted(chosen))
+                break
+        return sorted(chosen), left <= 0
 
 
 class _Elastic(NamedTuple):
@@ -89,22 +121,6 @@ def _lossy_bodies(trial: Trial) -> list[_Elastic]:
         for number, body in enumerate(trial.bodies or ())
         if body.position >= first_lossy
     ]
-
-
-def aim_bytes(budget_bytes: int) -> float:
-    """What is aimed at, so that little over it still fits."""
-    return min(_AIM * budget_bytes, budget_bytes - _LEAST_SPARED)
-
-
-def in_reach(trial: Trial, budget_bytes: int) -> bool:
-    """Whether a trial at the default price of a bit comes to the budget by a price that is not far from that."""
-    reach = min(_PRICE_REACH * _exponent(trial), _NEAR)
-    return abs(aim_bytes(budget_bytes) - trial.wire_bytes) <= trial.lossy_bytes * math.expm1(reach)
-
-
-def in_hand(trial: Trial, budget_bytes: int) -> bool:
-    """Whether the lossy patches, whose bytes alone follow a price, take more than a trial is off."""
-    return abs(aim_bytes(budget_bytes) - trial.wire_bytes) < trial.lossy_bytes
 
 
 def _exponent(trial: Trial) -> float:

@@ -22,6 +22,7 @@ from shared.codec.entropy.codec import EntropyCodec, parts_of
 from shared.codec.entropy.context import QUALITIES
 from shared.errors import BudgetTooSmallError
 from shared.packets import PACKET_HEADER_BYTES
+from transmitter.entropy.closing import Goal
 from transmitter.entropy.revisions import Served
 from transmitter.entropy.search import Search
 from transmitter.entropy.settings import ALL_EXACT, Setting
@@ -60,7 +61,7 @@ def plan_entropy(codec: EntropyCodec, image: UInt8Array, relevance: Float32Array
     share = _LAYER_SHARE if relevance.any() else _PLAIN_LAYER_SHARE
     source = prepare(codec, image, relevance, int(request.budget_bytes * share))
     trials = Trials(codec, source, request)
-    found = Search(trials, max(request.budget_bytes, 1)).run()  # nothing fits a byte, and nothing divides by it
+    found = Search(trials, _goal(request)).run()
     if found is None or not found.bodies:
         found = _layer_alone(codec, image, relevance, request)
     return Planned(_plan(found, request), trials)
@@ -83,7 +84,7 @@ def replan_entropy(learnt: Trials, request: PlanRequest, earlier: Sequence[Earli
     """
     source = replace(learnt.source, layer=b"")
     trials = replace(learnt, source=source, request=request, served=Served.of(earlier, source, learnt.factors))
-    found = Search(trials, max(request.budget_bytes, 1)).run()
+    found = Search(trials, _goal(request)).run()
     plan = _plan(found, request) if found else None
     return plan if plan and worth_sending(plan) else None
 
@@ -92,6 +93,10 @@ def plan_exactly(codec: EntropyCodec, image: UInt8Array, request: PlanRequest) -
     """Every patch exact, whatever it takes; `request.budget_bytes` is not looked at."""
     source = prepare(codec, image, np.zeros(image.shape[:2], np.float32), 0)
     return _plan(Trials(codec, source, request).run(Setting(ALL_EXACT)), request)
+
+
+def _goal(request: PlanRequest) -> Goal:
+    return Goal(max(request.budget_bytes, 1), request.enough)  # nothing fits a byte, and nothing divides by it
 
 
 def _plan(trial: Trial, request: PlanRequest) -> Plan:

@@ -9,13 +9,7 @@ import numpy as np
 
 from shared.codec.entropy.context import QUALITIES
 from shared.codec.entropy.levels import EXACT
-from transmitter.entropy.closing import (
-    ENOUGH,
-    Closing,
-    aim_bytes,
-    in_hand,
-    in_reach,
-)
+from transmitter.entropy.closing import Closing, Goal
 from transmitter.entropy.settings import ALL_EXACT, EXACT_BELOW, Setting
 from transmitter.entropy.trial import Trial
 from transmitter.entropy.trials import Trials
@@ -54,11 +48,12 @@ class Search:
     """
 
     trials: Trials
-    budget_bytes: int
+    goal: Goal
     best: Trial | None = None
     left: int = _TRIALS
     guesses: dict[int, float] = field(default_factory=dict)
     tried: dict[Setting, Trial] = field(default_factory=dict)
+    closed: set[Setting] = field(default_factory=set)
 
     def run(self) -> Trial | None:
         """The fullest trial found; None if nothing fits."""
@@ -72,10 +67,10 @@ class Search:
         return self.best
 
     def _in_reach(self, trial: Trial) -> bool:
-        return in_reach(trial, self.budget_bytes)
+        return self.goal.in_reach(trial)
 
     def _just_fits(self, trial: Trial) -> bool:
-        return _JUST * self.budget_bytes < trial.wire_bytes <= self.budget_bytes
+        return _JUST * self.goal.budget_bytes < trial.wire_bytes <= self.goal.budget_bytes
 
     def _round(self, near: Callable[[Trial], bool]) -> None:
         bracket = self._bracket(near)
@@ -99,7 +94,7 @@ class Search:
 
     def _code(self, setting: Setting) -> Trial:
         known = self.tried.get(setting)
-        trial = self.trials.aimed(known, aim_bytes(self.budget_bytes)) if known else self.trials.run(setting)
+        trial = self.trials.aimed(known, self.goal.aim_bytes) if known else self.trials.run(setting)
         self.tried[setting] = trial
         self._keep(trial)
         return trial
@@ -124,10 +119,10 @@ class Search:
             self._code(Setting(fineness))
 
     def _fits(self, trial: Trial) -> bool:
-        return trial.wire_bytes <= self.budget_bytes
+        return trial.wire_bytes <= self.goal.budget_bytes
 
     def _enough(self) -> bool:
-        return self.best is not None and self.best.wire_bytes >= ENOUGH * self.budget_bytes
+        return self.best is not None and self.best.wire_bytes >= self.goal.enough_bytes
 
     def _bracket(self, near: Callable[[Trial], bool]) -> _Bracket:
         """As near to the budget as is of use; ends early near it."""
@@ -150,7 +145,7 @@ class Search:
     def _hopes_for_exact(self) -> bool:
         if not self.trials.exact_at_once or self.trials.source.edges is None:
             return False
-        return self.trials.expected_if_exact(EXACT_BELOW - 1) <= _HOPE * self.budget_bytes
+        return self.trials.expected_if_exact(EXACT_BELOW - 1) <= _HOPE * self.goal.budget_bytes
 
     def _noted(self, bracket: _Bracket, fineness: int) -> Trial:
         trial = self._try(Setting(fineness))
@@ -188,7 +183,7 @@ class Search:
         """Where the budget lies between two trials, if the logarithm of the bytes falls evenly."""
         if self._beyond_exact(over) and fits.setting.fineness >= EXACT_BELOW:
             return EXACT_BELOW - 1
-        share = math.log(over.wire_bytes / self.budget_bytes) / math.log(over.wire_bytes / fits.wire_bytes)
+        share = math.log(over.wire_bytes / self.goal.budget_bytes) / math.log(over.wire_bytes / fits.wire_bytes)
         return math.ceil(over.setting.fineness + share * (fits.setting.fineness - over.setting.fineness))
 
     def _beyond_exact(self, over: Trial) -> bool:
@@ -200,8 +195,8 @@ class Search:
         low, high = 0, _exact_patches(over) - _exact_patches(fits)
         if over.setting.fineness != fits.setting.fineness - 1 or high <= 0:
             return fits
-        while high - low > 1 and self.left > _FOR_CLOSING // 2 and fits.wire_bytes < ENOUGH * self.budget_bytes:
-            share = (self.budget_bytes - fits.wire_bytes) / (over.wire_bytes - fits.wire_bytes)
+        while high - low > 1 and self.left > _FOR_CLOSING // 2 and fits.wire_bytes < self.goal.enough_bytes:
+            share = (self.goal.budget_bytes - fits.wire_bytes) / (over.wire_bytes - fits.wire_bytes)
             more = min(max(low + round(share * (high - low)), low + 1), high - 1)
             trial = self._try(replace(fits.setting, more_exact=more))
             if self._in_reach(trial):
@@ -214,12 +209,13 @@ class Search:
 
     def _close(self, trial: Trial) -> None:
         """Codes a trial near the budget, at prices of bits that bring it there; then again as few bodies as do."""
-        if not in_hand(trial, self.budget_bytes):
+        if trial.setting in self.closed or not self.goal.in_hand(trial):
             return
+        self.closed.add(trial.setting)
         if trial.bodies is None:
             self.left -= 1
             trial = self._code(trial.setting)
-        for repriced in Closing(self.trials, self.budget_bytes).towards(trial):
+        for repriced in Closing(self.trials, self.goal).towards(trial):
             self._keep(repriced)
 
     def _guess(self, scale: float) -> int:
@@ -227,7 +223,7 @@ class Search:
         low, high = ALL_EXACT, QUALITIES
         while low < high:
             middle = (low + high) // 2
-            over = scale * self._guessed_bytes(middle) > self.budget_bytes
+            over = scale * self._guessed_bytes(middle) > self.goal.budget_bytes
             low, high = (middle + 1, high) if over else (low, middle)
         return low
 

@@ -7,12 +7,15 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from shared.arrays import Float64Array, UInt8Array
-from shared.codec.entropy.codec import Run, Scene, patches_in
+from shared.codec.entropy.codec import COUNT_BYTES, Run, Scene, patches_in
 from shared.codec.entropy.levels import EXACT
 from shared.codec.entropy.pacing import Course, Pacer
 from shared.packets import StreamHeader
 from transmitter.entropy.settings import Setting, at_price
 from transmitter.planning import Body
+
+STRING_BITS: Final = 8 * (COUNT_BYTES + 2.5)
+"""Of a body of lossy patches beyond its symbols."""
 
 _GROWTHS: Final = (0.5, 2.0)  # bytes of lossy patches
 
@@ -32,6 +35,13 @@ class Trial:
     """What the bodies of lossy patches take of that."""
     course: Course
     """How the bits of lossy patches come at the default price, as measured; of no patches where nothing was."""
+
+    @property
+    def lossy_bits(self) -> float:
+        """What the symbols of lossy patches take, of a trial that was coded."""
+        exact = int(np.count_nonzero(self.levels == EXACT))
+        bodies = sum(body.position >= exact for body in self.bodies or ())
+        return 8 * self.lossy_bytes - STRING_BITS * bodies
 
 
 class Piece(NamedTuple):

@@ -28,13 +28,12 @@ from transmitter.entropy.purse import Purse, Way, bits_of
 from transmitter.entropy.revisions import Served
 from transmitter.entropy.samples import LEAST, in_company, stretches
 from transmitter.entropy.settings import Setting, Source, at_price, edges_are_whole, guessed_bits, levels_at
-from transmitter.entropy.trial import Aim, Coding, Piece, Taken, Trial, bodies_of
+from transmitter.entropy.trial import STRING_BITS, Aim, Coding, Piece, Taken, Trial, bodies_of
 from transmitter.planning import PlanRequest, wire_bytes
 
 _NEVER: Final = 1 << 40  # bytes
 _FACTORS: Final = (0.1, 10.0)
 _BODY_SHARE: Final = 0.94  # how full a body is aimed to be: what its patches take varies with their company
-_STRING_BITS: Final = 8 * (COUNT_BYTES + 2.5)  # of a body beyond its symbols
 _BODY_OVERHEAD_BITS: Final = 8 * (COUNT_BYTES + 6)
 _AROUND_BODY_BYTES: Final = 18  # packet header and what a string takes beyond its symbols
 _HEADER_BYTES: Final = 60  # of a stream header without the background layer
@@ -118,9 +117,9 @@ class Trials:
         self, header: StreamHeader, exact: list[Piece], runs: list[Run], bits: Float64Array, aim_bytes: float
     ) -> float:
         """Bits of symbols of lossy patches with which all takes `aim_bytes`, in bodies of about so many bits."""
-        lossy = [min(round((bits_of([run], bits) + _STRING_BITS) / 8), self._capacity) for run in runs]
+        lossy = [min(round((bits_of([run], bits) + STRING_BITS) / 8), self._capacity) for run in runs]
         around = self._wire_bytes(header, [*(piece.size for piece in exact), *lossy]) - sum(lossy)
-        return 8 * (aim_bytes - around) - _STRING_BITS * len(runs)
+        return 8 * (aim_bytes - around) - STRING_BITS * len(runs)
 
     def _wire_bytes(self, header: StreamHeader, sizes: list[int]) -> int:
         # A patch that fits no packet, as of noise under a fine quantiser, rules the setting out.
@@ -153,8 +152,9 @@ class Trials:
         scene = self._scene(trial.levels, *trial.header.level_map[:2])
         changed = [bodies[number] for number in numbers]
         runs = [Run(body.position, scene.order[body.position : body.position + body.patches]) for body in changed]
-        bits = max(sum(8 * len(body.content) - _STRING_BITS for body in changed), 1.0)
-        course = trial.course.scaled(bits / max(trial.course.total, 1))
+        bits = max(sum(8 * len(body.content) - STRING_BITS for body in changed), 1.0)
+        # The course is that of the default price, which is not the one at which the trial was coded.
+        course = trial.course.scaled(bits / max(trial.lossy_bits, 1))
         purse = Purse(course, DEFAULT_PRICE, bits + 8 * grown_bytes)
         pieces = self._coded(scene, runs, DEFAULT_PRICE, purse.pacer(bits, 0)).pieces
         for number, new in zip(numbers, bodies_of(pieces), strict=True):

@@ -78,6 +78,8 @@ class RevisionWanted:
     their way."""
     scans: int = 1
     """In how many scans it is to be sent."""
+    hurried: bool = False
+    """Whether it should come soon rather than use every byte."""
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ _SHORT: Final = 0.005  # likewise, where nothing but bytes is short
 _FINER: Final = 0.3  # of all bytes: with so many more, what is there is sent again, finer
 _FINER_BY_BYTES: Final = 0.15  # likewise, where nothing but bytes is short
 _FINER_SHARE: Final = 0.95  # of the bytes that time allows for; what is late of it is missed least
+_EARLY: Final = 1.4  # over what is sent while a plan is made: some take longer, and then the link would idle
 _FEW_PACKETS: Final = 4.0  # of so few any one may be lost
 _MANY_PACKETS: Final = 10.0  # of so many about as many get lost as is expected
 _MAY_BE_LOST: Final = 0.04  # a link that loses less is not worth keeping bytes for a last small plan
@@ -168,7 +169,7 @@ class Replanning:
         )
         if needed - further <= _FITS * affordable:
             later = min(left - needed / arrives, carried - max(needed, meanwhile)) - again
-            later = _FINER_SHARE * later if needed <= meanwhile else 0.0
+            later = _FINER_SHARE * later if needed <= _EARLY * meanwhile else 0.0
             return Prospect(needed, needed, max(later, 0.0) * arrives, total, True, finer)
         needed -= further
         committed = min(meanwhile * arrives, 0.6 * affordable, needed)

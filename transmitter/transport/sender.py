@@ -126,7 +126,7 @@ class Sender:
         ledger.planned.keep_only(prospect.committed_bytes)
         served = ledger.planned.served()
         packet_bytes = policy.packet_bytes_for(standing.settings, standing.estimate, budget)
-        return RevisionWanted(len(served), budget, packet_bytes, served, prospect.scans)
+        return RevisionWanted(len(served), budget, packet_bytes, served, prospect.scans, hurried=standing.hurry)
 
     def revise(self, revision: PackedRevision | None, now: float) -> None:
         """Takes the new plan that was asked for, or that there is none."""
