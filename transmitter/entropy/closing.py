@@ -19,6 +19,7 @@ _SHRINKING: Final = 0.08  # of bodies' bytes
 _GROWING: Final = 0.04  # likewise; where it is more, too many would no longer fit their packets
 _NEAR: Final = 0.08  # natural logarithm of bytes, where few bits make the price powerful
 _PRICE_REACH: Final = 0.4  # natural logarithm: farther from the default price, another fineness would show more
+_LITTLE: Final = 0.012  # of a budget, as beside many exact patches: that is worth no other fineness
 _SPARE: Final = 1.1  # over what is missing
 _TRIES: Final = 3
 
@@ -44,8 +45,9 @@ class Goal(NamedTuple):
 
     def in_reach(self, trial: Trial) -> bool:
         """Whether a trial at the default price of a bit comes to the budget by a price that is not far from that."""
-        reach = min(_PRICE_REACH * _exponent(trial), _NEAR)
-        return abs(self.aim_bytes - trial.wire_bytes) <= trial.lossy_bytes * math.expm1(reach)
+        reach, missing = _PRICE_REACH * _exponent(trial), abs(self.aim_bytes - trial.wire_bytes)
+        little = missing <= _LITTLE * self.budget_bytes
+        return missing <= trial.lossy_bytes * math.expm1(reach if little else min(reach, _NEAR))
 
     def in_hand(self, trial: Trial) -> bool:
         """Whether the lossy patches, whose bytes alone follow a price, take more than a trial is off."""

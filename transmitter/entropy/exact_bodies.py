@@ -45,8 +45,10 @@ class ExactBodies:
         return True
 
     def expected(self, guess: Float64Array) -> Float64Array:
-        """(n,) bits that patches may take exactly, of (n,) guesses."""
-        return guess if self.factor is None else guess * self.factor
+        """(patches,) bits that patches may take exactly, of (patches,) guesses; of those that were coded what they took."""
+        expected = guess * (1.0 if self.factor is None else self.factor)
+        expected[list(self._bits)] = list(self._bits.values())
+        return expected
 
     def bodies(self, order: Int64Array, capacity: int, measure: Measure, encode: Encode) -> list[tuple[int, bytes]]:
         """Codes patches.
