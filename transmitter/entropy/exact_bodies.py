@@ -45,7 +45,7 @@ class ExactBodies:
         return True
 
     def expected(self, guess: Float64Array) -> Float64Array:
-        """(patches,) bits that patches may take exactly, of (patches,) guesses; of those that were coded what they took."""
+        """(patches,) bits that patches may take exactly, of (patches,) guesses; known ones, what they took."""
         expected = guess * (1.0 if self.factor is None else self.factor)
         expected[list(self._bits)] = list(self._bits.values())
         return expected
