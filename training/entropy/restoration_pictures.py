@@ -27,7 +27,7 @@ _SOURCE_WEIGHTS: Final = (3.0, 1.0, 1.0, 3.0)
 """How often a photo of each source of `training.ladder.data.SOURCES` is used: the larger ones more often."""
 
 _OFTEN: Final = (60, 116)
-_RANGE: Final = (16, 132)
+_RANGE: Final = (16, 152)
 _TOP_LEVEL: Final = 4
 
 
