@@ -15,6 +15,7 @@ from torch.nn import functional
 from receiver.entropy_restoration import (
     ENTROPY_RESTORATION_FORMAT,
     EntropyRestorationNet,
+    EntropyRestorer,
     enlarged,
 )
 from shared.arrays import AnyArray, Int64Array
@@ -162,12 +163,29 @@ def _patch_errors(restored: Tensor, target: Tensor) -> Tensor:
 
 
 class Run:
-    """A training run: network, its running average, optimiser and schedule."""
+    """A training run: network, its running average, optimiser and schedule.
 
-    def __init__(self, settings: TrainingSettings, checkpoint: Path, log: Callable[[str], None], seed: int) -> None:
+    Args:
+        settings: how to train; of which size a network is that begins anew.
+        checkpoint: written now and then; where it is there, the run goes on from it.
+        log: told of the progress.
+        seed: of everything random.
+        start: a network to begin with, instead of a new one.
+    """
+
+    def __init__(
+        self,
+        settings: TrainingSettings,
+        checkpoint: Path,
+        log: Callable[[str], None],
+        seed: int,
+        start: EntropyRestorationNet | None = None,
+    ) -> None:
         torch.manual_seed(seed)
         self.settings, self.checkpoint, self.log, self.seed = settings, checkpoint, log, seed
         self.net = EntropyRestorationNet(settings.fine, settings.middle, settings.coarse, settings.blocks)
+        if start is not None:
+            self.net.load_state_dict(start.state_dict())
         self.net = self.net.to(memory_format=torch.channels_last)
         average = torch.optim.swa_utils.get_ema_multi_avg_fn(0.999)  # type: ignore[no-untyped-call]
         self.average = torch.optim.swa_utils.AveragedModel(self.net, multi_avg_fn=average)
@@ -257,23 +275,36 @@ def training_photos(photos: Photos) -> Int64Array:
 @click.option("--seed", default=0, show_default=True)
 @click.option("--steps", default=TrainingSettings.steps, show_default=True)
 @click.option("--pictures", default=TrainingSettings.pictures, show_default=True)
+@click.option("--rate", default=TrainingSettings.rate, show_default=True, help="Highest learning rate.")
+@click.option("--start", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Weights to begin with.")
 @click.option("--bfloat16/--float32", default=True, show_default=True, help="Of convolutions; one run may change.")
 @click.option("--threads", default=1, show_default=True, help="Processor threads.")
 def main(
-    *, data: Path, out: Path, cache: Path | None, seed: int, steps: int, pictures: int, bfloat16: bool, threads: int
+    *,
+    data: Path,
+    out: Path,
+    cache: Path | None,
+    seed: int,
+    steps: int,
+    pictures: int,
+    rate: float,
+    start: Path | None,
+    bfloat16: bool,
+    threads: int,
 ) -> None:
     """Codes photos, then trains entropy_restoration.safetensors; resumes where it was stopped."""
     torch.set_num_threads(threads)
-    start = time.monotonic()
+    begun_s = time.monotonic()
 
     def log(line: str) -> None:
-        click.echo(f"{time.monotonic() - start:7.1f} s  {line}")
+        click.echo(f"{time.monotonic() - begun_s:7.1f} s  {line}")
 
     cache = cache or cache_folder() / "entropy-restoration"
     photos = load_photos(data)
-    settings = TrainingSettings(steps=steps, pictures=pictures, bfloat16=bfloat16)
+    settings = TrainingSettings(steps=steps, pictures=pictures, rate=rate, bfloat16=bfloat16)
+    begin_with = EntropyRestorer.load(start).net if start else None
     coded = make_pictures(photos, training_photos(photos), cache, count=pictures, seed=seed, log=log)
-    net = Run(settings, cache / f"{seed}.pt", log, seed).train(coded)
+    net = Run(settings, cache / f"{seed}.pt", log, seed, begin_with).train(coded)
     write_network(net, out / "entropy_restoration.safetensors", settings, {"seed": str(seed), "steps": str(steps)})
 
 
