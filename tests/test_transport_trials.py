@@ -26,7 +26,7 @@ from evaluation.transport.photos import CAP_DB, AskedPhoto, Codecs
 from evaluation.transport.scenarios import LOSS_CASES, TRACE_SCENARIOS
 from evaluation.transport.simulation import Outcome
 from evaluation.transport.synthetic import BACKGROUND_DB, GREY_DB, SyntheticPhoto
-from evaluation.transport.trials import Session, Trial, Wish
+from evaluation.transport.trials import REPLAN_S, Session, Trial, Wish
 from receiver.assembly import Assembly
 from receiver.contract import ArrivedPatches
 from shared.errors import BudgetTooSmallError
@@ -110,6 +110,16 @@ def test_a_transmission_on_a_clean_link_uses_its_budget_in_time() -> None:
     assert trial.pictured
     assert trial.delivery_ratio == pytest.approx(1.0, abs=0.01)
     assert 0.98 * 23_040 < trial.arrived_bytes == trial.outcome.sent_bytes <= 23_040
+
+
+@pytest.mark.parametrize("rate_bps", [8e4, 4e5])
+@pytest.mark.parametrize("slow", [0.7, 1.0, 1.6])
+def test_before_a_deadline_the_link_does_not_idle_while_a_new_plan_is_made(rate_bps: float, slow: float) -> None:
+    """Even if that takes longer than is expected."""
+    session = Session(SyntheticPhoto(), LinkSettings(rate_bps, 0.02), slow * REPLAN_S)
+    trial = session.transmit(Wish(UNLIMITED_BYTES, 1.5), 0.0, 1)
+    assert trial.stats.revisions > 1
+    assert trial.stats.sent_bytes > 0.9 * rate_bps / 8 * 1.5
 
 
 def test_the_closed_loop_mends_what_the_open_loop_loses() -> None:
