@@ -1,11 +1,14 @@
 """Stand-ins for the trained codec and restoration, and pictures cut into packets by hand."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
+from receiver.assembly import Arrival, Assembly
 from receiver.contract import ReceiverCodecs, by_number
 from receiver.ladder_receiver import LadderReceiver
+from receiver.store import Store
 from shared.arrays import UInt8Array
 from shared.codec.contract import EncodedPatches
 from shared.codec.identity import stream_weights_hash
@@ -50,6 +53,27 @@ class FakeRestorer:
 def receivers(codec: FakeCodec | None = None) -> ReceiverCodecs:
     """The ladder's receiving half around the two above, as the receiver takes it."""
     return by_number(LadderReceiver(codec or FakeCodec(), FakeRestorer()))
+
+
+def store(max_transmissions: int = 3, max_bytes: int = 10_000_000, idle_s: float = 60.0) -> Store:
+    """Empty, and small."""
+    return Store(max_transmissions, max_bytes, idle_s, receivers())
+
+
+def opened(codec: FakeCodec | None = None) -> Assembly:
+    """An empty one, at 10 s."""
+    return Assembly(ID, receivers(codec), now=10.0)
+
+
+def feed(assembly: Assembly, packets: Iterable[bytes], now: float = 11.0) -> list[Arrival]:
+    return [assembly.accept(Packet.from_bytes(data), now) for data in packets]
+
+
+def picture(assembly: Assembly) -> UInt8Array:
+    """(height, width, 3) what is shown of it now."""
+    arrived = assembly.snapshot()
+    assert arrived is not None
+    return arrived.decode().paint()
 
 
 @dataclass(frozen=True)
