@@ -4,7 +4,8 @@ import asyncio
 
 import grpc
 import pytest
-from channel_fakes import PACKETS, SLOW, Emulator, Recorder, emulating, eventually, receiving, relay, reports, request
+from channel_fakes import PACKETS, SLOW, Emulator, Recorder, emulating, receiving, relay, reports, request
+from servers import eventually
 
 import channel_emulator.relay
 
