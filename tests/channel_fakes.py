@@ -4,8 +4,10 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import grpc
+import pytest
 from google.rpc import error_details_pb2, status_pb2
 from prometheus_client import CollectorRegistry
 from servers import serving
@@ -107,6 +109,14 @@ async def relay(emulator: Emulator, packets: list[bytes]) -> list[channel_pb2.Re
         await call.write(request(packets[start : start + 10]))
     await call.done_writing()
     return [response async for response in call]
+
+
+async def end_of(call: Any) -> grpc.aio.AioRpcError:
+    """The error in which a relay ends; what comes before is passed over."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        async for _ in call:
+            pass
+    return caught.value
 
 
 def reports(responses: list[channel_pb2.RelayResponse]) -> list[bytes]:

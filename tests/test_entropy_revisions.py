@@ -1,17 +1,15 @@
 """Several revisions of the entropy codec, whose levels mean something else in each of them."""
 
 import dataclasses
-from collections.abc import Iterable
 
 import numpy as np
 import pytest
 import skimage.data
-from receiver_fakes import ID, feed
+from receiver_fakes import ID, decoded
 
 from client.files import decode_file, stream_header
-from receiver.assembly import Assembly
 from receiver.codecs import load_receiver
-from receiver.contract import ReceiverCodec, by_number
+from receiver.contract import ReceiverCodec
 from receiver.entropy_receiver import DecodedEntropy
 from shared.codec.entropy.levels import QUALITY_EXACT, QUALITY_SKIPPED
 from shared.container import FILE_ID, read_frames, write_frames
@@ -49,16 +47,6 @@ def packets_of(plan: Plan, revision: int) -> list[bytes]:
 
 def _without_sketch(header: StreamHeader, revision: int) -> StreamHeader:
     return dataclasses.replace(header, sketch=b"") if revision else header
-
-
-def decoded(entropy: ReceiverCodec, packets: Iterable[bytes]) -> DecodedEntropy:
-    assembly = Assembly(ID, by_number(entropy), now=0.0)
-    feed(assembly, packets)
-    arrived = assembly.snapshot()
-    assert arrived is not None
-    found = arrived.decode()
-    assert isinstance(found, DecodedEntropy)
-    return found
 
 
 @pytest.mark.parametrize(("first", "second"), [("whole", "part"), ("part", "whole")])
