@@ -1,13 +1,16 @@
 """A receiver that only records, a running emulator, and a client of it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import grpc
+import pytest
 from google.rpc import error_details_pb2, status_pb2
 from prometheus_client import CollectorRegistry
+from servers import serving
 
 from channel_emulator.config import ChannelConfig
 from channel_emulator.server import channel_service
@@ -59,14 +62,11 @@ class Recorder(receiver_pb2_grpc.ReceiverServiceServicer):
 
 @asynccontextmanager
 async def receiving(recorder: Recorder, listen: str = "127.0.0.1:0") -> AsyncIterator[str]:
-    server = grpc.aio.server(options=[*LINK_OPTIONS, ("grpc.so_reuseport", 0)])
-    receiver_pb2_grpc.add_ReceiverServiceServicer_to_server(recorder, server)
-    port = server.add_insecure_port(listen)
-    await server.start()
-    try:
-        yield f"127.0.0.1:{port}"
-    finally:
-        await server.stop(0)
+    def add(server: grpc.aio.Server) -> None:
+        receiver_pb2_grpc.add_ReceiverServiceServicer_to_server(recorder, server)
+
+    async with serving(add, listen, [*LINK_OPTIONS, ("grpc.so_reuseport", 0)]) as address:
+        yield address
 
 
 @dataclass
@@ -111,14 +111,16 @@ async def relay(emulator: Emulator, packets: list[bytes]) -> list[channel_pb2.Re
     return [response async for response in call]
 
 
+async def end_of(call: Any) -> grpc.aio.AioRpcError:
+    """The error in which a relay ends; what comes before is passed over."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        async for _ in call:
+            pass
+    return caught.value
+
+
 def reports(responses: list[channel_pb2.RelayResponse]) -> list[bytes]:
     return [packet for response in responses for packet in response.packets]
-
-
-async def eventually(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 def violated_field(error: grpc.aio.AioRpcError) -> str:

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
@@ -173,3 +174,13 @@ def scored(folder):
     dataset = open_dataset(folder)
     numbers = range(len(dataset))
     return [score_photo(Scripted(), dataset[number], wrong_entry(dataset, number), SYNONYMS) for number in numbers]
+
+
+@pytest.fixture(name="folder")
+def folder_fixture(tmp_path):
+    return standard_folder(tmp_path / "set")
+
+
+@pytest.fixture(name="rows")
+def rows_fixture(folder):
+    return scored(folder)

@@ -3,8 +3,7 @@
 import asyncio
 import time
 import zlib
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import replace
 
 import grpc
@@ -158,19 +157,6 @@ class _Hearing:
         reports = [self._assemblies[number].report(0.05) for number in self._here]
         others = [replace(report, transmission_id=report.transmission_id ^ 1, received_bytes=0) for report in reports]
         return [report.to_packet() for report in (*others, *reports)]
-
-
-@asynccontextmanager
-async def serving(add: Callable[[grpc.aio.Server], None]) -> AsyncIterator[str]:
-    """Runs servicers on a free loopback port while the context lasts."""
-    server = grpc.aio.server()
-    add(server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    try:
-        yield f"127.0.0.1:{port}"
-    finally:
-        await server.stop(0)
 
 
 def checksum(array: np.ndarray) -> int:

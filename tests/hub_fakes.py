@@ -1,11 +1,14 @@
 """A model hub on loopback."""
 
 import threading
+import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import pytest
 from huggingface_hub import constants
 
+from shared.errors import WeightsError
 from transmitter.relevance import files
 
 
@@ -70,3 +73,19 @@ def running_hub(monkeypatch, tmp_path):
         server.closing.set()
         server.shutdown()
         thread.join(5)
+
+
+@pytest.fixture(name="hub")
+def hub_fixture(monkeypatch, tmp_path):
+    with running_hub(monkeypatch, tmp_path) as server:
+        yield server
+
+
+def refusal(load):
+    """What a loader says, in one line and soon, where there is no file, the cache is empty and the hub silent."""
+    start_s = time.monotonic()
+    with pytest.raises(WeightsError) as caught:
+        load()
+    assert time.monotonic() - start_s < 10
+    assert len(str(caught.value).splitlines()) == 1
+    return str(caught.value)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import open_clip
+import pytest
 import torch
 from open_clip.pretrained import _PRETRAINED
 
@@ -53,3 +54,19 @@ def picture(height=40, width=64, seed=0):
 
 def extractor_of(clip, name="tiny-vit", **settings):
     return OpenClipExtractor(clip, Settings(ModelChoice(name), **{"short_side": 64, **settings}))
+
+
+@pytest.fixture(autouse=True)
+def tiny_architectures(monkeypatch):
+    """The small architectures and tags are known to every test of a module that imports this."""
+    make_tags_known(monkeypatch)
+
+
+@pytest.fixture(name="named_clip", scope="module", params=list(CONFIGS))
+def named_clip_fixture(request):
+    return request.param, tiny(request.param)
+
+
+@pytest.fixture(name="vit_clip", scope="module")
+def vit_clip_fixture():
+    return tiny("tiny-vit")

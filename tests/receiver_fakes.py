@@ -1,18 +1,22 @@
 """Stand-ins for the trained codec and restoration, and pictures cut into packets by hand."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
-from receiver.contract import ReceiverCodecs, by_number
+from receiver.assembly import Arrival, Assembly
+from receiver.contract import ReceiverCodec, ReceiverCodecs, by_number
+from receiver.entropy_receiver import DecodedEntropy
 from receiver.ladder_receiver import LadderReceiver
+from receiver.store import Store
 from shared.arrays import UInt8Array
 from shared.codec.contract import EncodedPatches
 from shared.codec.identity import stream_weights_hash
 from shared.codec.ladder_order import packet_runs, sending_order
 from shared.level_map import encode_level_map
 from shared.levels import LEVEL_BYTES, RAW, SKIPPED
-from shared.packets import LADDER_CODEC, Packet, PacketKind, StreamHeader
+from shared.packets import LADDER_CODEC, PACKET_HEADER_BYTES, Packet, PacketKind, StreamHeader
 from shared.patches import PatchGrid, join
 
 ID = 0x00C0FFEE
@@ -50,6 +54,43 @@ class FakeRestorer:
 def receivers(codec: FakeCodec | None = None) -> ReceiverCodecs:
     """The ladder's receiving half around the two above, as the receiver takes it."""
     return by_number(LadderReceiver(codec or FakeCodec(), FakeRestorer()))
+
+
+def store(max_transmissions: int = 3, max_bytes: int = 10_000_000, idle_s: float = 60.0) -> Store:
+    """Empty, and small."""
+    return Store(max_transmissions, max_bytes, idle_s, receivers())
+
+
+def opened(codec: FakeCodec | None = None) -> Assembly:
+    """An empty one, at 10 s."""
+    return Assembly(ID, receivers(codec), now=10.0)
+
+
+def feed(assembly: Assembly, packets: Iterable[bytes], now: float = 11.0) -> list[Arrival]:
+    return [assembly.accept(Packet.from_bytes(data), now) for data in packets]
+
+
+def assembled(codec: ReceiverCodec, packets: Iterable[bytes]) -> Assembly:
+    """What a real codec's receiver has of the packets, at 0 s."""
+    assembly = Assembly(ID, by_number(codec), now=0.0)
+    feed(assembly, packets, 0.0)
+    return assembly
+
+
+def decoded(codec: ReceiverCodec, packets: Iterable[bytes]) -> DecodedEntropy:
+    """What the entropy codec makes of the packets."""
+    arrived = assembled(codec, packets).snapshot()
+    assert arrived is not None
+    found = arrived.decode()
+    assert isinstance(found, DecodedEntropy)
+    return found
+
+
+def picture(assembly: Assembly) -> UInt8Array:
+    """(height, width, 3) what is shown of it now."""
+    arrived = assembly.snapshot()
+    assert arrived is not None
+    return arrived.decode().paint()
 
 
 @dataclass(frozen=True)
@@ -115,11 +156,15 @@ def _packed(transmission_id: int, revision: int, payloads: list[UInt8Array], run
 
 @dataclass(frozen=True)
 class Source:
-    """What `repair_packets` takes."""
+    """A PATCHES packet, as `repair_packets` takes it."""
 
     position: int
     patches: int
     data: bytes
+
+    @property
+    def body(self) -> bytes:
+        return self.data[PACKET_HEADER_BYTES:]
 
 
 def sources(whole: Sent) -> list[Source]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 import numpy as np
+import pytest
 from PIL import Image
 from prometheus_client import CollectorRegistry
 from receiver_fakes import ID, Sent, receivers, sent
@@ -90,6 +91,12 @@ async def running(codec: Any = None, **settings: Any) -> AsyncIterator[Receiver]
     service = receiver_service(config, receivers(codec), registry=registry)
     async with service as address, grpc.aio.insecure_channel(address, options=LINK_OPTIONS) as channel:
         yield Receiver(address, channel, registry)
+
+
+@pytest.fixture(name="receiver")
+async def receiver_fixture() -> AsyncIterator[Receiver]:
+    async with running() as started:
+        yield started
 
 
 def pixels(png: bytes) -> np.ndarray:

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from receiver_fakes import ID, FakeCodec, Sent, receivers, sent
+from receiver_fakes import ID, FakeCodec, Sent, feed, opened, picture, receivers, sent
 
-from receiver.assembly import MAX_EARLY_BYTES, Arrival, Assembly
+from receiver.assembly import MAX_EARLY_BYTES, Arrival
 from receiver.header import MAX_SECTION_BYTES, HeaderSection
 from shared.codec.ladder_order import sending_order
 from shared.errors import PacketError, StreamError
@@ -19,20 +19,6 @@ from shared.patches import PatchGrid, split
 from shared.reports import ReportOutcome
 
 SENT = sent()
-
-
-def opened(codec: FakeCodec | None = None) -> Assembly:
-    return Assembly(ID, receivers(codec), now=10.0)
-
-
-def feed(assembly: Assembly, packets: list[bytes], now: float = 11.0) -> list[Arrival]:
-    return [assembly.accept(Packet.from_bytes(data), now) for data in packets]
-
-
-def picture(assembly: Assembly) -> np.ndarray:
-    arrived = assembly.snapshot()
-    assert arrived is not None
-    return arrived.decode().paint()
 
 
 def header_of(whole: Sent) -> StreamHeader:

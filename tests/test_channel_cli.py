@@ -2,9 +2,11 @@
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
+from commands import run_mmsc
 
 from channel_emulator.bank import LinkBank
 from channel_emulator.config import ChannelConfig
@@ -12,7 +14,7 @@ from channel_emulator.fading import Fading, FadingKind
 from channel_emulator.impairments import Blackouts, GilbertElliott, Impairments
 from channel_emulator.messages import changes, state_message
 from channel_emulator.settings import LinkSettings, Schedule
-from client import cli, link_changes
+from client import link_changes
 from client.commands import channel
 from shared.stubs.mmsc.v1 import channel_pb2
 
@@ -52,13 +54,7 @@ def emulator(monkeypatch):
 @pytest.fixture
 def mmsc(emulator, capfd):
     """Runs `mmsc channel`; gives exit code, output and the lines of errors."""
-
-    def run(*arguments):
-        code = cli.run(("channel", *arguments))
-        output = capfd.readouterr()
-        return code, output.out, output.err.splitlines()
-
-    return run
+    return partial(run_mmsc, capfd, "channel")
 
 
 def rows(output: str) -> dict[str, str]:

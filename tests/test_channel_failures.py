@@ -4,7 +4,8 @@ import asyncio
 
 import grpc
 import pytest
-from channel_fakes import PACKETS, SLOW, Emulator, Recorder, emulating, eventually, receiving, relay, reports, request
+from channel_fakes import PACKETS, SLOW, Emulator, Recorder, emulating, end_of, receiving, relay, reports, request
+from servers import eventually
 
 import channel_emulator.relay
 
@@ -29,10 +30,7 @@ async def test_a_receiver_killed_in_the_middle_ends_the_relay_and_is_found_again
             call = emulator.stub.Relay(timeout=20)
             await call.write(request([b"one"]))
             await eventually(lambda: [stream.packets for stream in first.streams] == [[b"one"]])
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            async for _ in call:
-                pass
-        assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+        assert (await end_of(call)).code() == grpc.StatusCode.UNAVAILABLE
         assert (await emulator.link()).streams == 0
         async with receiving(second, receiver):
             await _until_relayed(emulator)
@@ -92,10 +90,7 @@ async def test_a_receiver_that_hangs_holds_a_relay_no_longer_than_its_deadline()
     async with receiving(Recorder()) as receiver, emulating(receiver) as emulator:
         call = emulator.stub.Relay(timeout=0.4)
         await call.write(request([b"hang"]))
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            async for _ in call:
-                pass
-        assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        assert (await end_of(call)).code() == grpc.StatusCode.DEADLINE_EXCEEDED
         await eventually(lambda: emulator.metric("streams") == 0)
 
 
@@ -105,11 +100,9 @@ async def test_a_receiver_that_does_not_read_ends_the_relay(monkeypatch):
         await emulator.set(queue_bytes=2**30)
         call = emulator.stub.Relay(timeout=20)
         await call.write(request([b"hang", *[bytes(1_000)] * 2_000]))
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            async for _ in call:
-                pass
-        assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
-        assert "does not read" in caught.value.details()
+        error = await end_of(call)
+        assert error.code() == grpc.StatusCode.UNAVAILABLE
+        assert "does not read" in error.details()
 
 
 async def test_the_credit_stops_while_a_receiver_does_not_read_and_goes_on_afterwards(monkeypatch):

@@ -13,7 +13,6 @@ from channel_fakes import (
     Recorder,
     Stream,
     emulating,
-    eventually,
     receiving,
     relay,
     reports,
@@ -21,6 +20,7 @@ from channel_fakes import (
     violated_field,
 )
 from click.testing import CliRunner
+from servers import eventually
 
 from channel_emulator.__main__ import main
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from client_fakes import photo
+from commands import assert_refused, run_mmsc
 from fakes import LeftHalf
 from PIL import Image
 
-from client import cli
 from client.commands import encode
 from shared.codec.registry import CODECS, codec_named, codec_numbered
 from shared.container import read_frames
@@ -31,9 +31,7 @@ def mmsc(tmp_path, monkeypatch, capfd):
 
     def run(*arguments):
         chosen = ("--codec", "ladder") if arguments[0] == "encode" and "--codec" not in arguments else ()
-        code = cli.run([*arguments, *chosen])
-        output = capfd.readouterr()
-        return code, output.out, output.err.splitlines()
+        return run_mmsc(capfd, *arguments, *chosen)
 
     return run
 
@@ -185,10 +183,7 @@ def test_bad_input_is_one_line_and_exit_code_2(mmsc, tmp_path, arguments, said):
     (tmp_path / "empty.mms").touch()
     (tmp_path / "start.mms").write_bytes(bytes.fromhex("0100104d4d5331000000"))
     Image.new("L", (8, 8)).save(tmp_path / "small.png")
-    code, out, errors = mmsc(*arguments)
-    assert (code, out, len(errors)) == (2, "", 1)
-    assert errors[0].startswith("mmsc: ")
-    assert said in errors[0]
+    assert_refused(mmsc(*arguments), said)
     assert not (tmp_path / "a").exists()
 
 

@@ -4,17 +4,12 @@ import json
 
 import numpy as np
 import pytest
-from evaluation_data import HEIGHT, WIDTH, corner, standard_folder, stripe, write_coco
+from evaluation_data import HEIGHT, WIDTH, corner, folder_fixture, stripe, write_coco  # noqa: F401 - a fixture
 from PIL import Image
 from pycocotools import mask as coco_mask
 
 from evaluation.datasets import open_dataset, patch_means
 from shared.errors import InvalidInputError
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return standard_folder(tmp_path / "set")
 
 
 @pytest.fixture

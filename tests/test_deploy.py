@@ -1,130 +1,36 @@
-"""What the deployment's files say to each other and to the code."""
+"""What the images and the compose files say to each other, to the documents and to the code."""
 
 import asyncio
-import importlib.util
 import json
 import re
-import shlex
-import socket
 import subprocess
 import sys
 import tomllib
 from contextlib import asynccontextmanager
-from functools import cache
-from pathlib import Path
 
-import grpc
 import pytest
 import yaml
 from certificates import authority
 from click.testing import CliRunner
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from deployment_files import (
+    COMMANDS,
+    COMPOSE,
+    DOCS,
+    MODULES,
+    PORTS,
+    ROOT,
+    SERVICES,
+    instructions,
+    options_of,
+    settings_of,
+    stages,
+)
 from prometheus_client import CollectorRegistry
 
-from channel_emulator.__main__ import main as channel_main
-from channel_emulator.bank import LinkBank
-from channel_emulator.metrics import LinkCollector
-from channel_emulator.settings import LinkSettings
-from receiver.__main__ import main as receiver_main
-from shared.boundary import RpcBoundary
 from shared.health import main as health_main
-from shared.health import probe
 from shared.options import access_settings, service_settings
 from shared.service import ServiceConfig, running
-from shared.telemetry import new_registry
 from shared.tls import ServerTls
-from transmitter.__main__ import main as transmitter_main
-
-ROOT = Path(__file__).parent.parent
-DOCS = "".join((ROOT / "docs" / name).read_text() for name in ("deploy.md", "receiver_store.md"))
-COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
-PROMETHEUS = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())
-RULES = [
-    rule
-    for group in yaml.safe_load((ROOT / "deploy/prometheus/rules.yml").read_text())["groups"]
-    for rule in group["rules"]
-]
-COMMANDS = {"transmitter": transmitter_main, "channel": channel_main, "receiver": receiver_main}
-MODULES = {"transmitter": "transmitter", "channel": "channel_emulator", "receiver": "receiver"}
-PORTS = {"transmitter": ("50051", "9101"), "channel": ("50052", "9102"), "receiver": ("50053", "9103")}
-SERVICES = sorted(COMMANDS)
-
-# ---- readers of the files -------------------------------------------------------------------------
-
-
-@cache
-def stages():
-    """The Dockerfile: stage name to (parent, [(instruction, arguments), ...])."""
-    text = (ROOT / "deploy/Dockerfile").read_text()
-    lines = [line for line in text.splitlines() if not line.startswith("#")]
-    found = {}
-    for line in "\n".join(lines).replace("\\\n", " ").splitlines():
-        instruction, _, arguments = line.strip().partition(" ")
-        if instruction == "FROM":
-            parent, _, name = arguments.split()
-            found[name] = (parent, current := [])
-        elif instruction:
-            current.append((instruction, arguments.strip()))
-    return found
-
-
-def instructions(target, kind):
-    """Arguments of the instructions of one kind that make up an image, parents first."""
-    if target not in stages():
-        return []
-    parent, own = stages()[target]
-    return [*instructions(parent, kind), *(arguments for name, arguments in own if name == kind)]
-
-
-def image_environment(target):
-    words = [word for arguments in instructions(target, "ENV") for word in shlex.split(arguments)]
-    return dict(word.split("=", 1) for word in words)
-
-
-def settings_of(service):
-    """The environment of a service's container, with the defaults that the compose file names."""
-    composed = COMPOSE["services"][service]["environment"]
-    defaults = {name: re.sub(r"\$\{\w+:-(.*?)\}", r"\1", str(value)) for name, value in composed.items()}
-    own = {name: value for name, value in image_environment(service).items() if name.startswith("MMSC_")}
-    return own | defaults
-
-
-def options_of(service):
-    """The environment variables that a service understands."""
-    command = COMMANDS[service]
-    prefix = command.context_settings["auto_envvar_prefix"]
-    return {f"{prefix}_{option.name.upper()}" for option in command.params}
-
-
-@cache
-def series():
-    """The services' own series and gRPC's: name to (type, names of the labels)."""
-    pages = metrics_pages()
-    link = new_registry("channel")
-    link.register(LinkCollector(LinkBank(LinkSettings()), LinkBank(LinkSettings(), name="backward")))
-    RpcBoundary(link)
-    return {
-        f"{metric.name}{suffix}": (metric.type, labels)
-        for registry in (link, pages.registry("transmitter"), pages.registry("receiver"))
-        for metric, labels in described(registry)
-        for suffix in {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}.get(metric.type, [""])
-        if metric.name.startswith(("mmsc_", "grpc_")) and metric.type != "info"
-    }
-
-
-def described(registry):
-    for collector in registry._collector_to_names:
-        declared = set(getattr(collector, "_labelnames", ()))
-        for metric in collector.collect():
-            yield metric, declared | {label for sample in metric.samples for label in sample.labels} - {"le"}
-
-
-def metrics_pages():
-    spec = importlib.util.spec_from_file_location("metrics_page", ROOT / "deploy/metrics_page.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
 
 # ---- images ---------------------------------------------------------------------------------------
 
@@ -310,132 +216,9 @@ async def nothing(_server, _registry):
     yield ()
 
 
-# ---- Prometheus -----------------------------------------------------------------------------------
-
-
-def test_prometheus_scrapes_the_metrics_port_of_each_service():
-    scraped = {job["job_name"]: job["static_configs"][0]["targets"] for job in PROMETHEUS["scrape_configs"]}
-    assert scraped == {name: [f"{name}:{metrics_port}"] for name, (_, metrics_port) in PORTS.items()}
-    assert all(COMPOSE["services"][name]["expose"] == [PORTS[name][1]] for name in SERVICES)
-
-
-def test_rules_use_series_and_labels_that_exist():
-    recorded = {rule["record"] for rule in RULES if "record" in rule}
-    used = set()
-    for rule in RULES:
-        names = re.findall(r"(?<![\w:])(?:mmsc|grpc_server)_\w+", strip_records(rule["expr"], recorded))
-        used |= set(names)
-        labels = set(re.findall(r"(\w+)=~?\"", rule["expr"]))
-        labels |= {label for by in re.findall(r"by \(([^)]*)\)", rule["expr"]) for label in by.split(", ")}
-        known = {"job", "instance", "le"}.union(*(series()[name][1] for name in names if name in series()))
-        known |= {"outcome"} if set(re.findall(r"[\w:]+", rule["expr"])) & recorded else set()
-        assert labels <= known, rule
-    assert used <= series().keys()
-    assert len(used) > 10
-
-
-def strip_records(expression, recorded):
-    for name in recorded:
-        expression = expression.replace(name, "")
-    return expression
-
-
-def test_rules_ask_for_outcomes_that_are_counted():
-    pages = metrics_pages()
-    counted = {
-        sample.labels["outcome"]
-        for name in ("transmitter", "receiver")
-        for metric in pages.registry(name).collect()
-        for sample in metric.samples
-        if "outcome" in sample.labels
-    } | {"overflow"}
-    assert {value for rule in RULES for value in re.findall(r"outcome=\"(\w+)\"", rule["expr"])} <= counted
-
-
-def test_series_follow_the_conventions():
-    for name, (kind, labels) in series().items():
-        assert (kind == "counter") == name.endswith("_total"), name
-        assert not re.search(r"_(ms|millis\w*|minutes|bits|kb|kib|mb|percent)(_|$)", name), name
-        # Labels with few values: nothing that a client chooses.
-        assert labels <= {
-            "outcome",
-            "reason",
-            "codec",
-            "level",
-            "stage",
-            "grpc_type",
-            "grpc_service",
-            "grpc_method",
-            "grpc_code",
-        }, name
-
-
 # ---- the document ---------------------------------------------------------------------------------
-
-
-def test_the_document_names_every_series_and_no_other():
-    told = set(re.findall(r"^\| `((?:mmsc|grpc)_\w+)", DOCS, flags=re.MULTILINE))
-    bases = {
-        re.sub(r"_(bucket|sum|count)$", "", name) if kind == "histogram" else name
-        for name, (kind, _) in series().items()
-    }
-    assert told == bases | {"mmsc_build_info", "mmsc_transmitter_relevance_info"}
 
 
 def test_the_document_names_every_setting_and_no_other():
     told = set(re.findall(r"^\| `(MMSC_\w+)`", DOCS, flags=re.MULTILINE))
     assert told == set().union(*(options_of(service) for service in SERVICES))
-
-
-# ---- the health probe -----------------------------------------------------------------------------
-
-
-@asynccontextmanager
-async def serving(statuses):
-    server = grpc.aio.server()
-    servicer = health.aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
-    for service, status in statuses.items():
-        await servicer.set(service, status)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    try:
-        yield f"127.0.0.1:{port}"
-    finally:
-        await server.stop(0)
-
-
-SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
-
-
-@pytest.mark.parametrize(("status", "code", "said"), [(SERVING, 0, ""), (NOT_SERVING, 1, "{}: not serving\n")])
-async def test_the_probe_s_exit_code_tells_whether_the_server_serves(status, code, said):
-    async with serving({"": status}) as address:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "shared.health", address, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
-        output, _ = await process.communicate()
-    assert process.returncode == code
-    assert output.decode() == said.format(address)
-
-
-async def test_the_probe_can_ask_for_one_service():
-    async with serving({"": SERVING, "sick": NOT_SERVING}) as address:
-        told = [await asyncio.to_thread(probe, address, service) for service in ("", "sick", "strange")]
-    assert told[:2] == ["", "not serving"]
-    assert told[2].startswith("not found: ")
-
-
-def test_the_probe_fails_where_nothing_listens():
-    with socket.socket() as taken:  # bound, but not listening
-        taken.bind(("127.0.0.1", 0))
-        result = CliRunner().invoke(health_main, [f"127.0.0.1:{taken.getsockname()[1]}"])
-    assert result.exit_code == 1
-    assert "unavailable: " in result.stderr
-
-
-def test_the_probe_gives_up_on_a_server_that_does_not_answer():
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        result = CliRunner().invoke(health_main, [f"127.0.0.1:{silent.getsockname()[1]}", "--timeout", "0.05"])
-    assert result.exit_code == 1
-    assert "deadline exceeded: " in result.stderr

@@ -5,6 +5,7 @@ from functools import cache
 import numpy as np
 import pytest
 from skimage import data
+from weights_fakes import assert_others_refused
 
 from receiver.entropy_restoration import FINEST_RESTORED, EntropyRestorer
 from shared.codec.entropy.background import expected_means
@@ -12,9 +13,7 @@ from shared.codec.entropy.context import PatchContext
 from shared.codec.entropy.levels import QUALITY_EXACT, QUALITY_SKIPPED
 from shared.codec.entropy.lossy_model import DEFAULT_PRICE
 from shared.codec.entropy.weights import load_lossy
-from shared.errors import WeightsError
 from shared.patches import PatchGrid, join, split
-from shared.weights import default_path
 
 
 @pytest.fixture(scope="module")
@@ -159,11 +158,4 @@ def test_tiles_meet_without_a_seam(restorer, scene, coded, monkeypatch):
 
 
 def test_absent_foreign_and_damaged_weights_are_refused(tmp_path):
-    with pytest.raises(WeightsError, match=r"nowhere\.safetensors"):
-        EntropyRestorer.load(tmp_path / "nowhere.safetensors")
-    with pytest.raises(WeightsError, match=r"restoration\.safetensors.*format"):
-        EntropyRestorer.load(default_path("restoration.safetensors"))
-    damaged = tmp_path / "damaged.safetensors"
-    damaged.write_bytes(default_path("entropy_restoration.safetensors").read_bytes()[:-1000])
-    with pytest.raises(WeightsError, match=r"damaged\.safetensors"):
-        EntropyRestorer.load(damaged)
+    assert_others_refused(EntropyRestorer.load, "entropy_restoration.safetensors", "restoration.safetensors", tmp_path)

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from commands import assert_foreign_file_kept, assert_refused, evaluating
 from PIL import Image
 
-from client import cli
 from evaluation.codec.experiment import Experiment
 from evaluation.codec.folder import open_folder
 from evaluation.codec.run import evaluate
@@ -213,12 +213,7 @@ def test_other_settings_are_not_mixed_in(experiment, tools, tmp_path, notes):
 
 @pytest.fixture
 def mmsc(folder, tmp_path, capfd):
-    def run(*arguments, data=folder):
-        code = cli.run(["evaluate", "codec", str(data), "--json", str(tmp_path / "r.json"), *arguments])
-        output = capfd.readouterr()
-        return code, output.out, output.err.splitlines()
-
-    return run
+    return evaluating(capfd, "codec", folder, tmp_path / "r.json")
 
 
 QUICK = ("--codecs", "avif,jpeg", "--avif-speed", "10")
@@ -251,9 +246,7 @@ def test_the_command(mmsc, tmp_path):
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(mmsc, tmp_path, arguments, said):
-    code, out, errors = mmsc(*QUICK, *arguments)
-    assert (code, out, len(errors)) == (2, "", 1)
-    assert said in errors[0]
+    assert_refused(mmsc(*QUICK, *arguments), said)
     assert not (tmp_path / "r.json").exists()
 
 
@@ -277,8 +270,4 @@ def test_a_picture_that_does_not_decode_is_named_and_the_rest_kept(mmsc, folder)
 
 
 def test_a_foreign_file_is_not_overwritten(mmsc, tmp_path):
-    (tmp_path / "r.json").write_text('{"my": "diary"}')
-    for more in ([], ["--restart"]):
-        code, _, errors = mmsc(*QUICK, *more)
-        assert (code, len(errors)) == (2, 1)
-        assert (tmp_path / "r.json").read_text() == '{"my": "diary"}'
+    assert_foreign_file_kept(mmsc, tmp_path / "r.json", *QUICK)

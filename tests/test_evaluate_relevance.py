@@ -6,15 +6,8 @@ import re
 import sys
 
 import pytest
-from evaluation_data import (
-    SYNONYMS,
-    Grey,
-    Scripted,
-    load_scripted,
-    scored,
-    standard_folder,
-    write_coco,
-)
+from commands import run_mmsc
+from evaluation_data import SYNONYMS, Grey, Scripted, folder_fixture, load_scripted, rows_fixture, write_coco  # noqa: F401 - fixtures
 
 from client import cli
 from evaluation.datasets import open_dataset
@@ -23,16 +16,6 @@ from evaluation.relevance.report import summarise
 from shared.errors import InvalidInputError, WeightsError
 from shared.pictures import read_picture
 from shared.weights import default_path
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return standard_folder(tmp_path / "set")
-
-
-@pytest.fixture
-def rows(folder):
-    return scored(folder)
 
 
 @pytest.fixture
@@ -50,9 +33,8 @@ def evaluate(tmp_path, capfd, backend):
 
     def evaluated(*arguments, folder="set", result="out/r.json", synonyms="words.json"):
         paths = [str(tmp_path / folder), "--json", str(tmp_path / result), "--synonyms", str(tmp_path / synonyms)]
-        code = cli.run(["evaluate", "relevance", *paths, *map(str, arguments)])
-        output = capfd.readouterr()
-        return code, output.out, [line for line in output.err.splitlines() if line]
+        code, out, errors = run_mmsc(capfd, "evaluate", "relevance", *paths, *map(str, arguments))
+        return code, out, [line for line in errors if line]
 
     return evaluated
 

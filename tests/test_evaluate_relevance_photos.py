@@ -9,8 +9,8 @@ from evaluation_data import (
     Grey,
     ScriptedMany,
     floats,
-    scored,
-    standard_folder,
+    folder_fixture,  # noqa: F401 - a fixture
+    rows_fixture,  # noqa: F401 - a fixture
     stripe,
     write_folder,
 )
@@ -21,16 +21,6 @@ from evaluation.relevance.photo import score_photo, wrong_entry
 from evaluation.relevance.report import checks_of, extremes, markdown, per_category, summarise
 from evaluation.relevance.synonyms import load_synonyms
 from training.relevance.photos import CATEGORIES
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return standard_folder(tmp_path / "set")
-
-
-@pytest.fixture
-def rows(folder):
-    return scored(folder)
 
 
 def test_figures_of_a_photo(rows):

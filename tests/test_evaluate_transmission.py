@@ -12,10 +12,10 @@ from transmission_data import (
     SETTINGS,
     WIDTH,
     ByColour,
-    experiment_of,
-    find_by_colour,
+    experiment_fixture,  # noqa: F401 - a fixture
+    folder_fixture,  # noqa: F401 - a fixture
     make_dataset,
-    tools_of,
+    tools_fixture,  # noqa: F401 - a fixture
 )
 
 from evaluation.datasets import open_dataset
@@ -24,22 +24,6 @@ from evaluation.transmission.experiment import Experiment
 from evaluation.transmission.run import evaluate
 from evaluation.transmission.systems import parse_systems
 from shared.errors import InvalidInputError
-
-
-@pytest.fixture
-def tools(monkeypatch):
-    find_by_colour(monkeypatch)
-    return tools_of()
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return make_dataset(tmp_path / "data")
-
-
-@pytest.fixture
-def experiment(folder):
-    return experiment_of(folder)
 
 
 @pytest.fixture

@@ -3,19 +3,13 @@
 import json
 
 import pytest
-from transmission_data import PATIENT, find_by_colour, make_dataset, make_tiny_clip
-
-from client import cli
+from commands import assert_foreign_file_kept, assert_refused, evaluating
+from transmission_data import PATIENT, find_by_colour, folder_fixture, make_tiny_clip  # noqa: F401 - a fixture
 
 
 @pytest.fixture
 def extractor(monkeypatch):
     return find_by_colour(monkeypatch)
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return make_dataset(tmp_path / "data")
 
 
 @pytest.fixture(scope="module")
@@ -25,12 +19,7 @@ def tiny_clip(tmp_path_factory):
 
 @pytest.fixture
 def mmsc(folder, tmp_path, extractor, capfd):
-    def run(*arguments, data=folder):
-        code = cli.run(["evaluate", "transmission", str(data), "--json", str(tmp_path / "r.json"), *arguments])
-        output = capfd.readouterr()
-        return code, output.out, output.err.splitlines()
-
-    return run
+    return evaluating(capfd, "transmission", folder, tmp_path / "r.json")
 
 
 QUICK = ("--systems", "ladder,jpeg", "--budgets", "30,10", "--avif-speed", "10")
@@ -70,9 +59,7 @@ def test_the_command(mmsc, tmp_path, tiny_clip):
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(mmsc, tmp_path, arguments, said):
-    code, out, errors = mmsc(*QUICK, *arguments)
-    assert (code, out, len(errors)) == (2, "", 1)
-    assert said in errors[0]
+    assert_refused(mmsc(*QUICK, *arguments), said)
     assert not (tmp_path / "r.json").exists()
 
 
@@ -107,8 +94,4 @@ def test_a_half_written_result_file_is_named_and_written_anew(mmsc, tmp_path):
 
 
 def test_a_foreign_file_is_not_overwritten(mmsc, tmp_path):
-    (tmp_path / "r.json").write_text('{"my": "diary"}')
-    for more in ([], ["--restart"]):
-        code, _, errors = mmsc(*QUICK, *more)
-        assert (code, len(errors)) == (2, 1)
-        assert (tmp_path / "r.json").read_text() == '{"my": "diary"}'
+    assert_foreign_file_kept(mmsc, tmp_path / "r.json", *QUICK)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image
-from transmission_data import HEIGHT, WIDTH, experiment_of, find_by_colour, make_dataset, scene, tools_of
+from transmission_data import HEIGHT, WIDTH, experiment_fixture, folder_fixture, scene, tools_fixture  # noqa: F401 - fixtures
 
 from evaluation.transmission.contract import Outcome
 from evaluation.transmission.figures import Strip, draw_curves, draw_strip
@@ -14,17 +14,6 @@ from evaluation.transmission.report import markdown, rows_of
 from evaluation.transmission.run import evaluate
 from evaluation.transmission.strips import draw_strips
 from evaluation.transmission.systems import parse_systems
-
-
-@pytest.fixture
-def tools(monkeypatch):
-    find_by_colour(monkeypatch)
-    return tools_of()
-
-
-@pytest.fixture
-def experiment(tmp_path):
-    return experiment_of(make_dataset(tmp_path / "data"))
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from PIL import Image
-from transmission_data import HEIGHT, WIDTH, find_by_colour, photo_of, scene, tools_of
+from transmission_data import HEIGHT, WIDTH, photo_of, scene, tools_fixture  # noqa: F401 - a fixture
 
 from evaluation.transmission.blur import blurred_background, kept_share
 from evaluation.transmission.metrics import mean_squared_error
@@ -12,13 +12,6 @@ from evaluation.transmission.stills import Files, StillSender, avif, jpeg, jxl, 
 from evaluation.transmission.systems import CODECS, DEFAULT_SYSTEMS, known, parse_systems
 from shared.errors import InvalidInputError
 from transmitter.relevance import Relevance
-
-
-@pytest.fixture
-def tools(monkeypatch):
-    find_by_colour(monkeypatch)
-    return tools_of()
-
 
 # ---- stills --------------------------------------------------------------------------------------
 

@@ -1,10 +1,6 @@
 """Exact networks give the integers that integer arithmetic gives, and refuse what they cannot prove."""
 
-import os
-import subprocess
-import sys
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +16,7 @@ from shared.codec.entropy.exact import (
     ExactNetwork,
 )
 from shared.errors import WeightsError
+from tests.programs import output_by_threads
 
 
 def _network(seed, sizes=(13, 32, 24, 3), sum_limit=FLOAT64_LIMIT):
@@ -141,16 +138,4 @@ for limit in (1 << 24, 1 << 53):
 
 
 def test_threads_do_not_change_the_result():
-    outputs = []
-    for threads in ("1", "2"):
-        environment = {
-            **os.environ,
-            "OMP_NUM_THREADS": threads,
-            "OPENBLAS_NUM_THREADS": threads,
-            "MKL_NUM_THREADS": threads,
-        }
-        command = [sys.executable, "-c", _PROGRAM]
-        folder = Path(__file__).parents[1]
-        outputs.append(subprocess.run(command, env=environment, cwd=folder, capture_output=True, check=True).stdout)
-    assert outputs[0] == outputs[1]
-    assert len(outputs[0].split()) == 2
+    assert len(output_by_threads(_PROGRAM).split()) == 2

@@ -2,11 +2,13 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from commands import assert_refused, run_mmsc
 from maft_plus_small import SMALL_LARGE, small_model
 from open_clip_small import make_known, tiny
 from PIL import Image
@@ -15,7 +17,6 @@ from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 
 import transmitter.__main__ as command
-from client import cli
 from shared.errors import InvalidInputError
 from shared.pictures import png_bytes
 from transmitter.config import TransmitterConfig
@@ -174,12 +175,7 @@ def mmsc(tmp_path, monkeypatch, capfd):
     (tmp_path / "photo.png").write_bytes(png_bytes(photo))
     monkeypatch.chdir(tmp_path)
 
-    def run(*arguments):
-        code = cli.run(arguments)
-        output = capfd.readouterr()
-        return code, output.out, output.err.splitlines()
-
-    return run
+    return partial(run_mmsc, capfd)
 
 
 def test_relevance_by_the_baseline_in_this_process(mmsc, weights, tmp_path):
@@ -216,6 +212,4 @@ def test_relevance_by_the_papers_extractor_in_this_process(mmsc, maft_weights, t
     ],
 )
 def test_what_cannot_be_used_is_one_line(mmsc, arguments, said):
-    code, out, errors = mmsc("relevance", "photo.png", "cat", "--out", "m.png", *arguments)
-    assert (code, out, len(errors)) == (2, "", 1)
-    assert said in errors[0]
+    assert_refused(mmsc("relevance", "photo.png", "cat", "--out", "m.png", *arguments), said)

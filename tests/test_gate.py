@@ -1,100 +1,26 @@
-"""The door of a service: tokens, limits, TLS and the end, over real sockets."""
+"""The door of a service: tokens, limits and the end, over real sockets."""
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import grpc
 import pytest
-from certificates import access, authority, server_tls
+from gate_fakes import CONFIG, NAME, Service, connected, failure, healthy, serving, set_link
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from prometheus_client import CollectorRegistry
+from servers import PATIENCE_S, eventually
 
 from shared import boundary, gate
 from shared.auth import bearer
 from shared.errors import BusyError, InvalidInputError, UnavailableError
 from shared.limits import RpcLimits
 from shared.rpc_errors import from_rpc, retry_after_s
-from shared.service import ServiceConfig, running
-from shared.stubs.mmsc.v1 import channel_pb2, channel_pb2_grpc
-from shared.tls import Access, ServerTls
+from shared.stubs.mmsc.v1 import channel_pb2
 
-CONFIG = ServiceConfig("127.0.0.1:0", grace_s=0.0)
-NAME = "mmsc.v1.ChannelService"
 TOKENS = "secret-of-camera-1 camera 1\nsecret-of-camera-2\n"
-PATIENCE_S = 20.0
-
-
-class Service(channel_pb2_grpc.ChannelServiceServicer):
-    """Its unary RPC waits to be released, its stream echoes."""
-
-    def __init__(self) -> None:
-        self.released = asyncio.Event()
-        self.entered = 0
-
-    async def GetLink(self, request, context):
-        self.entered += 1
-        await self.released.wait()
-        return channel_pb2.GetLinkResponse()
-
-    async def SetLink(self, request, context):
-        self.entered += 1
-        return channel_pb2.SetLinkResponse()
-
-    async def Relay(self, request_iterator, context):
-        self.entered += 1
-        async for request in request_iterator:
-            yield channel_pb2.RelayResponse(packets=request.packets)
-
-
-@asynccontextmanager
-async def serving(config=CONFIG, registry=None, servicer=None) -> AsyncIterator[str]:
-    """The address of a service that runs while the context lasts."""
-
-    @asynccontextmanager
-    async def register(server: grpc.aio.Server, _: CollectorRegistry) -> AsyncIterator[Sequence[str]]:
-        channel_pb2_grpc.add_ChannelServiceServicer_to_server(servicer or Service(), server)
-        yield (NAME,)
-
-    async with running(config, registry or CollectorRegistry(), register) as address:
-        yield address
-
-
-@asynccontextmanager
-async def connected(address: str, through: Access | None = None) -> AsyncIterator[channel_pb2_grpc.ChannelServiceStub]:
-    credentials = through.credentials() if through else None
-    if credentials is None:
-        channel = grpc.aio.insecure_channel(address)
-    else:
-        channel = grpc.aio.secure_channel(address, credentials, options=through.options())
-    async with channel:
-        stub = channel_pb2_grpc.ChannelServiceStub(channel)
-        stub.channel = channel
-        yield stub
-
-
-async def set_link(stub, metadata=()) -> None:
-    await stub.SetLink(channel_pb2.SetLinkRequest(), timeout=PATIENCE_S, metadata=metadata)
-
-
-async def healthy(stub) -> bool:
-    check = health_pb2_grpc.HealthStub(stub.channel).Check
-    return (await check(health_pb2.HealthCheckRequest(), timeout=PATIENCE_S)).status == 1
-
-
-async def failure(awaitable) -> grpc.aio.AioRpcError:
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await awaitable
-    return caught.value
-
-
-async def eventually(condition) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 def refusals(registry: CollectorRegistry) -> dict[str, float]:
@@ -301,92 +227,3 @@ async def test_what_outlives_the_grace_ends_in_an_error():
         assert error.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
         assert isinstance(from_rpc(error, "channel"), UnavailableError)
         await asyncio.wait_for(ending, PATIENCE_S)
-
-
-# ---- TLS ------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("mutual", [False, True])
-async def test_tls_lets_in_who_trusts_and_is_trusted(mutual):
-    config = replace(CONFIG, tls=server_tls(mutual=mutual))
-    async with serving(config) as address:
-        async with connected(address, access(cert="ours")) as stub:
-            await set_link(stub)
-            assert await healthy(stub)
-        for through in (None, access(ca="foreign", cert="ours"), access(cert="foreign"), access()):
-            trusted = not mutual and through is not None and through.ca == access().ca
-            async with connected(address, through) as stub:
-                if trusted:
-                    await set_link(stub)
-                else:
-                    assert (await failure(set_link(stub))).code() == grpc.StatusCode.UNAVAILABLE
-        async with connected(address, replace(access(cert="ours"), server_name="elsewhere")) as stub:
-            assert (await failure(set_link(stub))).code() == grpc.StatusCode.UNAVAILABLE
-
-
-async def test_a_peer_is_known_by_its_certificate():
-    config = replace(CONFIG, tls=server_tls(mutual=True), limits=RpcLimits(per_peer=1))
-    other = replace(access(), cert=authority("ours") / "service.pem", key=authority("ours") / "service.key")
-    servicer = Service()
-    async with (
-        serving(config, servicer=servicer) as address,
-        connected(address, access(cert="ours")) as stub,
-        connected(address, other) as another,
-    ):
-        waiting = stub.GetLink(channel_pb2.GetLinkRequest())
-        await eventually(lambda: servicer.entered)
-        assert (await failure(set_link(stub))).code() == grpc.StatusCode.RESOURCE_EXHAUSTED
-        await set_link(another)
-        servicer.released.set()
-        await waiting
-
-
-@pytest.mark.parametrize(
-    ("settings", "field", "reason"),
-    [
-        ({"cert": "service.pem"}, "tls_key", "is missing: tls_cert needs it"),
-        ({"key": "service.key"}, "tls_cert", "is missing: tls_key needs it"),
-        ({"client_ca": "ca.pem"}, "tls_client_ca", "needs a tls_cert"),
-        ({"cert": "absent.pem", "key": "service.key"}, "tls_cert", "cannot read .*absent.pem: No such file"),
-        ({"cert": "service.pem", "key": "client.key"}, "tls_key", "is not the key of"),
-        ({"cert": "service.key", "key": "service.key"}, "tls_cert", "no certificate and plain key in PEM"),
-        (
-            {"cert": "service.pem", "key": "service.key", "client_ca": "ca.key"},
-            "tls_client_ca",
-            "holds no certificates",
-        ),
-    ],
-)
-def test_files_that_do_not_fit_are_told_before_anything_listens(settings, field, reason):
-    with pytest.raises(InvalidInputError, match=reason) as caught:
-        ServerTls(**{name: authority("ours") / file for name, file in settings.items()}).credentials()
-    assert caught.value.field == field
-
-
-@pytest.mark.parametrize(
-    ("settings", "field"),
-    [({"cert": "client.pem"}, "key"), ({"cert": "client.pem", "key": "client.key"}, "cert"), ({"ca": "ca.key"}, "ca")],
-)
-def test_what_a_caller_brings_is_checked_too(settings, field):
-    with pytest.raises(InvalidInputError) as caught:
-        Access(**{name: authority("ours") / file for name, file in settings.items()}).credentials()
-    assert caught.value.field == field
-
-
-def test_a_token_crosses_no_network_in_the_clear(tmp_path):
-    path = tmp_path / "token"
-    path.write_text("secret-of-camera-1")
-    expected = (("authorization", "Bearer secret-of-camera-1"),)
-    assert Access(token_file=path).metadata("127.0.0.1:50051") == expected
-    assert access(token_file=path).metadata("receiver:50053") == expected
-    with pytest.raises(InvalidInputError, match="would go to receiver:50053 in the clear"):
-        Access(token_file=path).metadata("receiver:50053")
-
-
-@pytest.mark.parametrize(
-    ("listen", "tls", "warned"), [("0.0.0.0:0", False, True), ("0.0.0.0:0", True, False), ("127.0.0.1:0", False, False)]
-)
-async def test_listening_to_others_without_tls_is_told(capsys, listen, tls, warned):
-    async with serving(replace(CONFIG, listen=listen, tls=server_tls() if tls else ServerTls())):
-        pass
-    assert ("warning: listening on 0.0.0.0:0 without TLS" in capsys.readouterr().err) == warned

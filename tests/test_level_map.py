@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
+from weights_fakes import NO_WEIGHTS, assert_no_weights_refused
 
 from shared.errors import StreamError, WeightsError
 from shared.level_map import CONTEXTS, FREQUENCY_TOTAL, decode_level_map, encode_level_map, load_tables
@@ -82,10 +83,6 @@ def test_foreign_tables_are_refused(tmp_path, tensors, tag):
         load_tables(path)
 
 
-@pytest.mark.parametrize("content", [None, b"", b"not safetensors at all"])
+@pytest.mark.parametrize("content", NO_WEIGHTS)
 def test_absent_or_damaged_tables_are_refused(tmp_path, content):
-    path = tmp_path / "tables.safetensors"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(WeightsError, match=r"tables\.safetensors"):
-        load_tables(path)
+    assert_no_weights_refused(load_tables, tmp_path / "tables.safetensors", content)

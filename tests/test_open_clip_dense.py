@@ -3,25 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from open_clip_small import CONFIGS, extractor_of, make_tags_known, picture, tiny
+from open_clip_small import extractor_of, named_clip_fixture, picture, tiny, tiny_architectures, vit_clip_fixture  # noqa: F401 - fixtures
 
 from shared.errors import InvalidInputError
 from transmitter.relevance.open_clip_dense import dense, vit
-
-
-@pytest.fixture(autouse=True)
-def tiny_architectures(monkeypatch):
-    make_tags_known(monkeypatch)
-
-
-@pytest.fixture(scope="module", params=list(CONFIGS))
-def named_clip(request):
-    return request.param, tiny(request.param)
-
-
-@pytest.fixture(scope="module")
-def vit_clip():
-    return tiny("tiny-vit")
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from open_clip_small import TAG, extractor_of, make_tags_known, picture, tiny
+from open_clip_small import TAG, extractor_of, picture, tiny, tiny_architectures, vit_clip_fixture  # noqa: F401 - fixtures
 
 from shared.errors import InvalidInputError, WeightsError
 from transmitter.relevance.clip_text import encode_text, logit_scale
@@ -12,17 +12,6 @@ from transmitter.relevance.open_clip_dense import dense, extractor
 from transmitter.relevance.open_clip_dense.extractor import OpenClipExtractor, Settings, parse_settings
 from transmitter.relevance.open_clip_dense.weights import DEFAULT_MODEL, ModelChoice, is_plain
 from transmitter.relevance.prompts import CONTRASTS, TEMPLATES
-
-
-@pytest.fixture(autouse=True)
-def tiny_architectures(monkeypatch):
-    make_tags_known(monkeypatch)
-
-
-@pytest.fixture(scope="module")
-def vit_clip():
-    return tiny("tiny-vit")
-
 
 # ---- from scores to maps -------------------------------------------------------------------------
 

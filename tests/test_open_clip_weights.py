@@ -1,38 +1,23 @@
 """Weights of plain CLIPs: read from files and the hub, and refused."""
 
 import pickle
-import time
+from functools import partial
 
 import numpy as np
 import open_clip
 import pytest
 import torch
-from hub_fakes import running_hub
+from hub_fakes import hub_fixture, refusal  # noqa: F401 - a fixture
 from huggingface_hub import constants
-from open_clip_small import CONFIGS, extractor_of, make_tags_known, picture, tiny
+from open_clip_small import extractor_of, named_clip_fixture, picture, tiny, tiny_architectures, vit_clip_fixture  # noqa: F401 - fixtures
 from safetensors.torch import save, save_file
+from weights_fakes import Malice, assert_file_refused, rewritten
 
 from shared.errors import InvalidInputError, WeightsError
 from transmitter.relevance import load_extractor
 from transmitter.relevance.open_clip_dense import weights
 from transmitter.relevance.open_clip_dense.extractor import load
 from transmitter.relevance.open_clip_dense.weights import DEFAULT_MODEL, ModelChoice, hub_place, load_clip
-
-
-@pytest.fixture(autouse=True)
-def tiny_architectures(monkeypatch):
-    make_tags_known(monkeypatch)
-
-
-@pytest.fixture(scope="module", params=list(CONFIGS))
-def named_clip(request):
-    return request.param, tiny(request.param)
-
-
-@pytest.fixture(scope="module")
-def vit_clip():
-    return tiny("tiny-vit")
-
 
 # ---- the weights ---------------------------------------------------------------------------------
 
@@ -61,15 +46,6 @@ def test_a_tags_activation_is_that_of_its_file(vit_clip, tmp_path):
     assert [each.__name__ for each in activations] == ["GELU", "QuickGELU"]
 
 
-class Malice:
-    def __reduce__(self):
-        return exec, ("raise SystemExit('executed')",)
-
-
-def rewritten(clip, **changes):
-    return {**clip.state_dict(), **{name.replace("__", "."): value for name, value in changes.items()}}
-
-
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
@@ -89,14 +65,7 @@ def rewritten(clip, **changes):
     ],
 )
 def test_other_files_are_refused_by_path(vit_clip, tmp_path, name, content, said):
-    content = content(vit_clip)
-    if isinstance(content, bytes):
-        (tmp_path / name).write_bytes(content)
-    else:
-        torch.save(content, tmp_path / name)
-    with pytest.raises(WeightsError, match=rf"{name}: .*({said})") as caught:
-        load(tmp_path / name, options={"model": "tiny-vit"})
-    assert len(str(caught.value).splitlines()) == 1
+    assert_file_refused(partial(load, options={"model": "tiny-vit"}), tmp_path / name, content(vit_clip), said)
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path):
@@ -105,12 +74,6 @@ def test_a_file_that_is_not_there_is_refused(tmp_path):
 
 
 # ---- the hub -------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def hub(monkeypatch, tmp_path):
-    with running_hub(monkeypatch, tmp_path) as server:
-        yield server
 
 
 def test_the_hubs_safetensors_are_fetched_once_and_then_taken_from_the_cache(vit_clip, hub):
@@ -132,14 +95,10 @@ def test_where_the_hub_has_no_safetensors_the_other_file_is_fetched(vit_clip, hu
 @pytest.mark.parametrize("offline", [False, True])
 def test_without_file_cache_and_hub_the_error_says_what_helps(monkeypatch, hub, offline):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
-    start_s = time.monotonic()
-    with pytest.raises(WeightsError) as caught:
-        load()
-    assert time.monotonic() - start_s < 10
+    said = refusal(load)
     assert len(hub.asked) == (0 if offline else 1)
-    for said in ("timm/vit_base_patch16_clip_224.openai", "--weights", "MMSC_TRANSMITTER_OPEN_CLIP_WEIGHTS"):
-        assert said in str(caught.value)
-    assert len(str(caught.value).splitlines()) == 1
+    for words in ("timm/vit_base_patch16_clip_224.openai", "--weights", "MMSC_TRANSMITTER_OPEN_CLIP_WEIGHTS"):
+        assert words in said
 
 
 def test_models_that_the_hub_cannot_have_are_told():

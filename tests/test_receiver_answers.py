@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from receiver_fakes import ID, Sent, sent, sources
-from receiver_server_fakes import Receiver, pixels, running
+from receiver_server_fakes import Receiver, pixels, receiver_fixture, running  # noqa: F401 - a fixture
 
 from receiver.journal import read_journal
 from receiver.receiving import Answers
@@ -61,12 +61,6 @@ class Stream:
 
 def stream(receiver: Receiver) -> Stream:
     return Stream(receiver.stub.Receive(timeout=_TIMEOUT_S))
-
-
-@pytest.fixture
-async def receiver() -> AsyncIterator[Receiver]:
-    async with running() as started:
-        yield started
 
 
 def whole(sent: Sent, revision: int = 0) -> Arrived:

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
@@ -10,20 +9,13 @@ import pytest
 from click.testing import CliRunner
 from prometheus_client import CollectorRegistry
 from receiver_fakes import ID, FakeCodec, receivers
-from receiver_server_fakes import SENT, TIMEOUT_S, Receiver, pixels, running
+from receiver_server_fakes import SENT, TIMEOUT_S, Receiver, pixels, receiver_fixture, running  # noqa: F401 - a fixture
 
 from receiver.__main__ import main
 from receiver.config import ReceiverConfig
 from receiver.server import receiver_service
 from shared.errors import InvalidInputError, WeightsError
 from shared.stubs.mmsc.v1 import common_pb2, receiver_pb2
-
-
-@pytest.fixture
-async def receiver() -> AsyncIterator[Receiver]:
-    async with running() as started:
-        yield started
-
 
 # ---- other RPCs ----------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """What a receiver makes of the packets that come, over a real socket, with a stand-in for the trained codec."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -10,16 +10,21 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from receiver_fakes import ID, sent
-from receiver_server_fakes import OTHER, SENT, TIMEOUT_S, Receiver, next_report, pixels, reports_in, running, split
+from receiver_server_fakes import (
+    OTHER,
+    SENT,
+    TIMEOUT_S,
+    Receiver,
+    next_report,
+    pixels,
+    receiver_fixture,  # noqa: F401 - a fixture
+    reports_in,
+    running,
+    split,
+)
 
 from shared.reports import Report, ReportOutcome
 from shared.stubs.mmsc.v1 import common_pb2, receiver_pb2
-
-
-@pytest.fixture
-async def receiver() -> AsyncIterator[Receiver]:
-    async with running() as started:
-        yield started
 
 
 async def test_complete(receiver: Receiver) -> None:

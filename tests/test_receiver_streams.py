@@ -3,14 +3,13 @@
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator
 from typing import Any
 
 import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 from receiver_fakes import FakeCodec, receivers, sent
-from receiver_server_fakes import OTHER, SENT, TIMEOUT_S, Receiver, pixels, running
+from receiver_server_fakes import OTHER, SENT, TIMEOUT_S, Receiver, pixels, receiver_fixture, running  # noqa: F401 - a fixture
 
 from receiver.ingest import StreamIngest
 from receiver.metrics import ReceiverMetrics
@@ -18,12 +17,6 @@ from receiver.pictures import PictureMaker
 from receiver.store import Entry, Store
 from shared.reports import ReportOutcome
 from shared.stubs.mmsc.v1 import common_pb2, receiver_pb2
-
-
-@pytest.fixture
-async def receiver() -> AsyncIterator[Receiver]:
-    async with running() as started:
-        yield started
 
 
 async def test_a_client_that_goes_away_leaves_what_it_sent(receiver: Receiver) -> None:

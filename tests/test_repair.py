@@ -2,12 +2,12 @@
 
 import random
 from collections import Counter
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from receiver_fakes import Source
 
 from shared.errors import PacketError
 from shared.packets import MAX_PACKET_BYTES, PACKET_HEADER_BYTES, POSITIONS, Packet, PacketKind
@@ -25,19 +25,6 @@ from shared.repair import (
 )
 
 ID = 0x0BADCAFE
-
-
-@dataclass(frozen=True)
-class Source:
-    """A PATCHES packet."""
-
-    position: int
-    patches: int
-    data: bytes
-
-    @property
-    def body(self) -> bytes:
-        return self.data[PACKET_HEADER_BYTES:]
 
 
 def sources(rng: random.Random, packets: int, longest: int = 60, revision: int = 3) -> list[Source]:

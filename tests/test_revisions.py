@@ -6,31 +6,20 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pytest
-import skimage.data
 from hypothesis import given
 from hypothesis import strategies as st
-from receiver_fakes import ID, Sent, receivers, sent
+from receiver_fakes import ID, Sent, feed, opened, picture, sent
 
-from client.files import decode_file, stream_header
 from receiver.assembly import MAX_EARLY_BYTES, Arrival, Assembly
-from receiver.codecs import load_receiver
-from receiver.contract import ReceiverCodec, by_number
-from receiver.entropy_receiver import DecodedEntropy
 from receiver.header import MAX_SECTION_BYTES
 from shared.arrays import UInt8Array
-from shared.codec.entropy.levels import QUALITY_EXACT, QUALITY_SKIPPED
 from shared.codec.ladder_order import sending_order
-from shared.container import FILE_ID, read_frames, write_frames
 from shared.errors import PacketError, StreamError
 from shared.feedback import Arrived
 from shared.levels import RAW
 from shared.packets import MAX_REVISIONS, PACKET_HEADER_BYTES, POSITIONS, Packet, PacketKind, StreamHeader
 from shared.patches import PatchGrid, split
 from shared.reports import ReportOutcome
-from transmitter.codecs import load_sender
-from transmitter.packing import pack_revision
-from transmitter.pipeline import StageClock
-from transmitter.planning import Plan, PlanRequest
 
 GRID = PatchGrid(61, 45)
 SKETCH = b"\x20\x10"
@@ -48,20 +37,6 @@ REVISIONS = [
     sent(levels=levels(3, 0.3), seed=3, revision=2),
 ]
 PACKETS = [data for whole in REVISIONS for data in whole.packets]
-
-
-def opened() -> Assembly:
-    return Assembly(ID, receivers(), now=10.0)
-
-
-def feed(assembly: Assembly, packets: Iterable[bytes], now: float = 11.0) -> list[Arrival]:
-    return [assembly.accept(Packet.from_bytes(data), now) for data in packets]
-
-
-def picture(assembly: Assembly) -> np.ndarray:
-    arrived = assembly.snapshot()
-    assert arrived is not None
-    return arrived.decode().paint()
 
 
 def positions(whole: Sent) -> list[range]:
@@ -203,99 +178,6 @@ def test_a_finer_patch_that_comes_late_still_counts() -> None:
     assembly = opened()
     feed(assembly, [*fine.header, *sent(levels=coarse, revision=1).packets, *fine.patches])
     assert (picture(assembly) == fine.picture).all()
-
-
-# ---- the entropy codec, whose levels mean something else in each revision --------------------------
-
-
-PHOTO = skimage.data.chelsea()[60:140, 100:220]
-MAP = np.zeros(PHOTO.shape[:2], np.float32)
-MAP[27:54, 34:83] = 1
-
-
-@pytest.fixture(scope="module")
-def entropy() -> ReceiverCodec:
-    return load_receiver("entropy")
-
-
-@pytest.fixture(scope="module")
-def plans() -> dict[str, Plan]:
-    """All patches coarsely, and a part of them finely."""
-    prepared = load_sender("entropy").prepare(PHOTO)
-    whole = prepared.plan(0.2 + 0.6 * MAP, PlanRequest(3_000, 600))
-    part = prepared.plan(MAP, PlanRequest(2_000, 600))
-    assert whole.header.sketch == part.header.sketch
-    return {"whole": whole, "part": part}
-
-
-def packets_of(plan: Plan, revision: int) -> list[bytes]:
-    packed = pack_revision(dataclasses.replace(plan, header=_without_sketch(plan.header, revision)), ID, revision)
-    return [*packed.header, *(packet.data for packet in packed.patches)]
-
-
-def _without_sketch(header: StreamHeader, revision: int) -> StreamHeader:
-    return dataclasses.replace(header, sketch=b"") if revision else header
-
-
-def decoded(entropy: ReceiverCodec, packets: Iterable[bytes]) -> DecodedEntropy:
-    assembly = Assembly(ID, by_number(entropy), now=0.0)
-    feed(assembly, packets)
-    arrived = assembly.snapshot()
-    assert arrived is not None
-    found = arrived.decode()
-    assert isinstance(found, DecodedEntropy)
-    return found
-
-
-@pytest.mark.parametrize(("first", "second"), [("whole", "part"), ("part", "whole")])
-def test_the_finer_quantiser_counts_whatever_its_level(
-    entropy: ReceiverCodec, plans: dict[str, Plan], first: str, second: str
-) -> None:
-    alone = {name: decoded(entropy, packets_of(plan, 0)) for name, plan in plans.items()}
-    packets = packets_of(plans[first], 0) + packets_of(plans[second], 1)
-    merged = decoded(entropy, reversed(packets))
-    fine = plans["part"].levels > 0
-    assert (alone["part"].qualities[fine] < alone["whole"].qualities[fine]).all()
-    for name, chosen in (("part", fine), ("whole", ~fine)):
-        for field in ("patches", "levels", "qualities"):
-            assert (getattr(merged, field)[chosen] == getattr(alone[name], field)[chosen]).all()
-    assert merged.read_patches == np.count_nonzero(plans["whole"].levels)
-    assert merged.paint().shape == PHOTO.shape
-
-
-@pytest.mark.parametrize("cut", [0, 700])
-def test_a_file_may_hold_revisions(entropy: ReceiverCodec, plans: dict[str, Plan], cut: int) -> None:
-    packets = [
-        Packet.from_bytes(data) for number, plan in enumerate(plans.values()) for data in packets_of(plan, number)
-    ]
-    data = write_frames(dataclasses.replace(packet, transmission_id=FILE_ID).to_bytes() for packet in packets)
-    contents = read_frames(data[: len(data) - cut])
-    assert stream_header(contents) == plans["whole"].header
-    file = decode_file(contents, entropy, StageClock(lambda: 0.0))
-    assert file.complete is not bool(cut)
-    assert file.read_patches == file.expected_patches == np.count_nonzero(plans["whole"].levels)
-
-
-def test_of_two_qualities_the_finer_is_taken_and_of_alike_ones_the_later(entropy: ReceiverCodec) -> None:
-    qualities = [QUALITY_SKIPPED, QUALITY_EXACT, 0, 30, 159]
-    pairs = [(earlier, later) for earlier in qualities for later in qualities]
-    finest = [QUALITY_EXACT, 0, 30, 159, QUALITY_SKIPPED]
-    grid = PatchGrid(8 * len(pairs), 8)
-    header = StreamHeader(entropy.entry.number, entropy.weights_hash, grid, b"", b"", 0)
-    sides = [
-        DecodedEntropy(
-            entropy,
-            header,
-            np.full((len(pairs), 8, 8, 3), side, np.uint8),
-            np.full(len(pairs), side, np.uint8),
-            np.array([pair[side] for pair in pairs], np.int16),
-            np.zeros((len(pairs), 3), np.uint8),
-        )
-        for side in (0, 1)
-    ]
-    merged = entropy.merge(*sides)
-    taken = [finest.index(later) <= finest.index(earlier) and later != QUALITY_SKIPPED for earlier, later in pairs]
-    assert merged.levels.tolist() == merged.patches[:, 0, 0, 0].tolist() == taken
 
 
 # ---- headers --------------------------------------------------------------------------------------

@@ -1,14 +1,14 @@
 """Plans in several scans: the first part of all bodies first, so that a tail that does not come costs fineness only."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 import skimage.data
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from receiver_fakes import receivers, sent
+from receiver_fakes import ID, assembled, decoded, receivers, sent
 
 from receiver.assembly import Assembly
 from receiver.codecs import load_receiver
@@ -25,7 +25,6 @@ from transmitter.codecs import load_sender
 from transmitter.packing import pack, pack_revision
 from transmitter.planning import Earlier, Plan, PlanRequest, PreparedPicture, earlier_plans
 
-ID = 5
 PHOTO = skimage.data.chelsea()[60:140, 100:220]
 MAP = np.zeros(PHOTO.shape[:2], np.float32)
 MAP[20:60, 30:90] = 1
@@ -70,21 +69,6 @@ def entropy() -> ReceiverCodec:
 def whole(entropy: ReceiverCodec, plan: Plan) -> Int16Array:
     """(patches,) qualities when all has arrived."""
     return decoded(entropy, pack(plan, ID)).qualities
-
-
-def assembled(codec: ReceiverCodec, packets: Iterable[bytes]) -> Assembly:
-    assembly = Assembly(ID, by_number(codec), now=0.0)
-    for data in packets:
-        assembly.accept(Packet.from_bytes(data), 0.0)
-    return assembly
-
-
-def decoded(codec: ReceiverCodec, packets: Iterable[bytes]) -> DecodedEntropy:
-    arrived = assembled(codec, packets).snapshot()
-    assert arrived is not None
-    found = arrived.decode()
-    assert isinstance(found, DecodedEntropy)
-    return found
 
 
 def error(found: DecodedEntropy, weights: Float32Array = MAP) -> float:

@@ -6,8 +6,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import grpc
 import pytest
 import skimage.data
-from fakes import FakeChannel, LeftHalf, mean_sender, serving
+from fakes import FakeChannel, LeftHalf, mean_sender
 from google.rpc import error_details_pb2, status_pb2
+from servers import serving
 
 from shared.errors import BusyError
 from shared.packets import Packet

@@ -6,7 +6,8 @@ import pytest
 
 from shared.feedback import Arrived, Feedback
 from shared.packets import Packet, PacketKind
-from tests.transport_fakes import ID, LINK, SURE, begun, packed, transmit
+from tests.transport_fakes import ID, LINK, SURE, begun, packed
+from tests.transport_run import transmit
 from transmitter.transport.contract import SenderSettings
 from transmitter.transport.sender import Sender
 

@@ -8,7 +8,8 @@ import pytest
 
 from channel_emulator.replay import SHIPPED, shipped_trace
 from channel_emulator.settings import LinkSettings, Replay, Schedule
-from tests.transport_fakes import LINK, SURE, Course, estimate_of, losses, transmit
+from tests.transport_fakes import LINK, SURE, estimate_of, losses
+from tests.transport_run import Course, transmit
 from transmitter.transport.contract import SenderSettings
 from transmitter.transport.sender import first_budget
 

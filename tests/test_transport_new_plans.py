@@ -7,7 +7,8 @@ import pytest
 
 from channel_emulator.settings import LinkSettings, Schedule
 from shared.packets import MAX_REVISIONS
-from tests.transport_fakes import LINK, SURE, Planner, packed, small_planner, transmit
+from tests.transport_fakes import LINK, SURE, Planner, packed, small_planner
+from tests.transport_run import transmit
 from transmitter.transport.contract import PackedRevision, RevisionWanted
 from transmitter.transport.sender import Sender
 

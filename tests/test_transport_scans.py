@@ -8,7 +8,8 @@ import pytest
 from channel_emulator.impairments import GilbertElliott, Impairments
 from channel_emulator.settings import LinkSettings, Schedule
 from shared.packets import MAX_REVISIONS, Packet, PacketKind
-from tests.transport_fakes import ID, Course, estimate_of, in_scans, packed, scanning_planner, transmit
+from tests.transport_fakes import ID, estimate_of, in_scans, packed, scanning_planner
+from tests.transport_run import Course, transmit
 from transmitter.transport.contract import LinkEstimate, PackedRevision, SenderSettings
 from transmitter.transport.entries import State
 from transmitter.transport.ledger import Ledger

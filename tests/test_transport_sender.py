@@ -11,7 +11,8 @@ from channel_emulator.impairments import Blackouts, GilbertElliott, Impairments
 from channel_emulator.settings import LinkSettings, Schedule
 from shared.feedback import Arrived, Feedback
 from shared.packets import PacketKind
-from tests.transport_fakes import ID, LINK, SURE, begun, estimate_of, losses, small_planner, transmit
+from tests.transport_fakes import ID, LINK, SURE, begun, estimate_of, losses, small_planner
+from tests.transport_run import transmit
 from transmitter.transport.contract import SenderSettings
 from transmitter.transport.sender import first_budget, first_packet_bytes
 

@@ -3,17 +3,18 @@
 import hashlib
 import json
 import time
+from functools import partial
 from pathlib import Path
 
 import open_clip
 import pytest
 import torch
+from commands import assert_refused, run_mmsc
 from hub_fakes import running_hub
 from huggingface_hub import constants
 from maft_plus_small import SMALL_VARIANTS, small_model
 from safetensors.torch import load_file
 
-from client import cli
 from transmitter.relevance.catalogue import KNOWN, known_weights
 from transmitter.relevance.maft_plus import checkpoint
 from transmitter.relevance.open_clip_dense.weights import hub_place
@@ -26,12 +27,7 @@ def mmsc(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.chdir(tmp_path)
 
-    def run(*arguments):
-        code = cli.run(["weights", *arguments])
-        output = capfd.readouterr()
-        return code, output.out, output.err.splitlines()
-
-    return run
+    return partial(run_mmsc, capfd, "weights")
 
 
 @pytest.fixture
@@ -135,9 +131,7 @@ def test_offline_is_one_line(mmsc, monkeypatch):
     ],
 )
 def test_what_the_hub_does_not_have_is_said_without_asking_it(mmsc, name, said):
-    code, out, errors = mmsc("fetch", name)
-    assert (code, out, len(errors)) == (2, "", 1)
-    assert said in errors[0]
+    assert_refused(mmsc("fetch", name), said)
 
 
 # ---- convert and verify ---------------------------------------------------------------------------
@@ -209,9 +203,7 @@ def test_what_cannot_be_used_is_one_line_and_nothing_is_written(mmsc, official, 
     (tmp_path / "cut.pth").write_bytes(path.read_bytes()[:9999])
     _broken(tmp_path / "nan.pth", "cdt.cross_atten.MLP.bias", lambda value: value * torch.nan)
     _broken(tmp_path / "shape.pth", "cdt.cross_atten.MLP.bias", lambda value: value[:5])
-    code, out, errors = mmsc(*arguments)
-    assert (code, out, len(errors)) == (2, "", 1)
-    assert said in errors[0]
+    assert_refused(mmsc(*arguments), said)
     assert not (tmp_path / "m.safetensors").exists()
 
 

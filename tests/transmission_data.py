@@ -111,3 +111,19 @@ def make_tiny_clip(folder):
     torch.manual_seed(0)
     torch.save(open_clip.create_model("tiny").state_dict(), folder / "tiny.pt")
     return folder / "tiny.pt"
+
+
+@pytest.fixture(name="folder")
+def folder_fixture(tmp_path):
+    return make_dataset(tmp_path / "data")
+
+
+@pytest.fixture(name="experiment")
+def experiment_fixture(folder):
+    return experiment_of(folder)
+
+
+@pytest.fixture(name="tools")
+def tools_fixture(monkeypatch):
+    find_by_colour(monkeypatch)
+    return tools_of()
