@@ -212,10 +212,13 @@ async def test_a_stream_that_breaks_again_and_again_is_given_up_in_time():
 
 
 async def test_what_cannot_be_helped_by_another_stream_is_told_at_once():
-    channel = FakeChannel(lambda _: 1 / 0)
-    async with _stub(channel, resume_s=20.0) as stub:
+    channel, loop = FakeChannel(lambda _: 1 / 0), asyncio.get_running_loop()
+    async with _stub(channel, resume_s=60.0) as stub:
+        start_s = loop.time()
         await _refusal(stub, _request())
-    assert channel.opened_streams == 1
+        assert loop.time() - start_s < 10
+    # Who writes at that moment is not told why the stream ended, and may try another one.
+    assert channel.opened_streams <= 3
 
 
 async def test_a_transmission_is_taken_up_by_another_request():
