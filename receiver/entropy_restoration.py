@@ -34,7 +34,7 @@ from shared.weights import Weights, default_path, read_network
 ENTROPY_RESTORATION_FORMAT: Final = "mmsc-entropy-restoration-1"
 """Format and version tag of the weights file."""
 
-FINEST_RESTORED: Final = 64
+FINEST_RESTORED: Final = 56
 """Qualities below this one are left as they are: on some photos nothing is to be gained there, or a little lost."""
 
 _QUALITIES_PER_OCTAVE: Final = 16
