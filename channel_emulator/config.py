@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Final
 
-from channel_emulator.settings import MAX_RATE_BPS, LinkSettings
+from channel_emulator.rates import MAX_RATE_BPS
+from channel_emulator.settings import LinkSettings
 from shared.limits import RELAYING_RPCS, RpcLimits
 from shared.service import ServiceConfig
 from shared.tls import Access

@@ -10,11 +10,10 @@ from channel_emulator.bank import LinkBank
 from channel_emulator.checks import naming
 from channel_emulator.fading import Fading, FadingKind
 from channel_emulator.impairments import Blackouts, GilbertElliott, Impairments
+from channel_emulator.rates import MAX_RATE_BPS, MIN_RATE_BPS
 from channel_emulator.replay import SHIPPED, parse_trace, shipped_trace
 from channel_emulator.settings import (
-    MAX_RATE_BPS,
     MIN_QUEUE_BYTES,
-    MIN_RATE_BPS,
     LinkSettings,
     RateModel,
     Replay,

@@ -16,6 +16,11 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Final, NamedTuple, Protocol
 
+MIN_RATE_BPS: Final = 1.0
+"""The slowest rate but 0: less would carry nothing in any time that a link is used for."""
+
+MAX_RATE_BPS: Final = 1e12
+
 OPPORTUNITY_BITS: Final = 12_000
 """What one delivery opportunity of a mahimahi trace carries: a packet of 1,500 bytes."""
 

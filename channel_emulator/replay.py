@@ -13,17 +13,15 @@ from itertools import pairwise
 from typing import Final
 
 from channel_emulator.checks import check_range
-from channel_emulator.rates import LoopedRate, OpportunityRate, Rate
+from channel_emulator.rates import MAX_RATE_BPS, MIN_RATE_BPS, LoopedRate, OpportunityRate, Rate
 from shared.errors import InvalidInputError
 
 MAX_ROWS: Final = 1_000_000
 MAX_TIME_S: Final = 1e6
-MAX_RATE_BPS: Final = 1e12
 
 LEAST_STEP_S: Final = 1e-6
 """Between two times of a table: less is lost beside the seconds of a clock."""
 
-_LEAST_BPS: Final = 1.0  # but 0: less would carry nothing in any time that a link is used for
 _HEADING: Final = "time_s,rate_bps"
 
 
@@ -144,7 +142,7 @@ def check_points(field: str, points: list[tuple[float, float]]) -> None:
         raise InvalidInputError(field, "the first time is not 0")
     for time_s, rate_bps in points:
         check_range(field, time_s, 0.0, MAX_TIME_S)
-        check_range(field, rate_bps, _LEAST_BPS if rate_bps else 0.0, MAX_RATE_BPS)
+        check_range(field, rate_bps, MIN_RATE_BPS if rate_bps else 0.0, MAX_RATE_BPS)
     for (earlier_s, _), (later_s, _) in pairwise(points):
         if later_s < earlier_s + LEAST_STEP_S:
             raise InvalidInputError(field, f"time {later_s:g} comes after {earlier_s:g}")

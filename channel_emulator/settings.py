@@ -6,12 +6,10 @@ from typing import Final, TypeAlias
 from channel_emulator.checks import check_range
 from channel_emulator.fading import Fading, FadingRate
 from channel_emulator.impairments import Impairments
-from channel_emulator.rates import ConstantRate, LoopedRate, Rate, ThenRate
+from channel_emulator.rates import MAX_RATE_BPS, MIN_RATE_BPS, ConstantRate, LoopedRate, Rate, ThenRate
 from channel_emulator.replay import LEAST_STEP_S, Trace, check_points
 from shared.errors import InvalidInputError
 
-MIN_RATE_BPS: Final = 1.0
-MAX_RATE_BPS: Final = 1e12
 MAX_PROPAGATION_S: Final = 3_600.0
 
 MIN_QUEUE_BYTES: Final = 1_500

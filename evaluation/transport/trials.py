@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from channel_emulator.settings import MAX_RATE_BPS, LinkSettings
+from channel_emulator.rates import MAX_RATE_BPS
+from channel_emulator.settings import LinkSettings
 from evaluation.transport.receiving import Receiving
 from evaluation.transport.simulation import Course, Outcome, bytes_by, carried_bytes, simulate
 from receiver.contract import ArrivedPatches, ReceiverCodecs

@@ -32,7 +32,7 @@ class Edges:
     inside: BoolArray
     """(n, 8, 8)."""
     around: UInt8Array
-    """(n, 8, 8, 3) the background, as the receiver shows it."""
+    """(n, 8, 8, 3) the background, enlarged: nearly what the receiver shows there."""
 
     def continued(self, patches: UInt8Array) -> UInt8Array:
         """The picture's patches, the pixels outside as a smooth continuation of those inside.
