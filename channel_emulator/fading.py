@@ -177,7 +177,7 @@ class FadingRate:
             place = max(bisect_left(carried, target) - 1, 0)
             inside_s = (target - carried[place]) / rates[place]
         blocks = chunk * CHUNK_BLOCKS + place
-        return Finish(max(start_s, self._origin_s + blocks * self._fading.coherence_s + inside_s))
+        return max(start_s, self._origin_s + blocks * self._fading.coherence_s + inside_s), 0.0
 
     def _place(self, at_s: float) -> tuple[int, int, float]:
         """Chunk, block in it, and bits that were carried in the chunk by then."""

@@ -18,7 +18,6 @@ seed give the same deliveries, bit for bit.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from channel_emulator.counters import LinkCounters
@@ -42,16 +41,6 @@ class Delivery(NamedTuple):
     """When it came out, in the time of `now`."""
 
 
-@dataclass(slots=True)
-class _Service:
-    """The packet on the link."""
-
-    stream: StreamQueue
-    packet: bytes
-    start_s: float
-    done_s: float
-
-
 class Link:
     """One link that all its streams share.
 
@@ -71,7 +60,8 @@ class Link:
         self._settings, self._name = settings, name
         self._streams: dict[int, StreamQueue] = {}
         self._row = FairRow()
-        self._service: _Service | None = None
+        self._served: tuple[StreamQueue, bytes] | None = None  # the packet on the link, and whose it is
+        self._start_s, self._done_s = -math.inf, math.inf  # since when it is there; when it departs
         self._free_s = -math.inf  # the previous departure
         self._in_flight: DelayLine[tuple[int, bytes | None]] = DelayLine()
         self._arrived: list[Delivery] = []
@@ -98,8 +88,7 @@ class Link:
         """When a packet departs or arrives next; infinity when nothing is under way."""
         if self._arrived:
             return self._arrived[0].due_s
-        done_s = self._service.done_s if self._service else math.inf
-        return min(done_s, self._in_flight.next_due_s)
+        return min(self._done_s, self._in_flight.next_due_s)
 
     def open(self, stream: int, now: float = 0.0) -> None:
         """Adds a stream with an empty queue."""
@@ -114,7 +103,7 @@ class Link:
         Returns:
             Whether it was accepted; otherwise it went beyond the credit and was dropped at the queue's tail.
         """
-        if self._service is not None and self._service.done_s <= now:
+        if self._done_s <= now:
             self.advance(now)
         target, size = self._streams[stream], len(packet)
         if target.finished or not size:
@@ -129,7 +118,7 @@ class Link:
         self.counters.queued_bytes += size
         if len(target.queue) == 1:
             self._row.join(target)
-        if self._service is None:
+        if self._served is None:
             self._serve_next(now)
         return True
 
@@ -149,8 +138,8 @@ class Link:
         self.counters.discarded_bytes += target.queued_bytes + self._drop_in_flight(stream)
         self.counters.queued_bytes -= target.queued_bytes
         self._row.leave(target)
-        if self._service and self._service.stream is target:
-            self.counters.busy_s += now - self._service.start_s
+        if self._served and self._served[0] is target:
+            self.counters.busy_s += now - self._start_s
             self._carrier.abandon(now)
             self._serve_next(now)
 
@@ -175,9 +164,7 @@ class Link:
         fresh = restart_random or restart_rate or (old.rate_bps, old.model) != (settings.rate_bps, settings.model)
         if fresh or old.burst_bytes != settings.burst_bytes:
             rate = settings.rate(self._name, now) if fresh else self._carrier.rate
-            done_s = self._carrier.change(rate, settings.burst_bytes, now, busy=self._service is not None)
-            if self._service:
-                self._service.done_s = done_s
+            self._done_s = self._carrier.change(rate, settings.burst_bytes, now, busy=self._served is not None)
         for stream in self._streams.values():
             stream.grant(self._room(now))
 
@@ -198,35 +185,41 @@ class Link:
 
     def in_service_s(self, now: float) -> float:
         """For how many seconds the packet on the link, if there is one, has been there."""
-        return now - self._service.start_s if self._service else 0.0
+        return now - self._start_s if self._served else 0.0
 
     def advance(self, now: float) -> None:
         """Lets happen what happens up to a time."""
-        while self._service and self._service.done_s <= now:
-            self._depart(self._service)
+        while self._done_s <= now:
+            self._depart()
             self._serve_next(self._free_s)
-        counters = self.counters
+        if self._in_flight.next_due_s <= now:
+            self._arrive(now)
+
+    def _arrive(self, now: float) -> None:
+        arrived_bytes = arrived_packets = 0
         for due_s, (number, packet) in self._in_flight.take(now):
             self._arrived.append(Delivery(number, packet, due_s))
             if packet is not None:
-                counters.delivered_bytes += len(packet)
-                counters.delivered_packets += 1
+                arrived_bytes += len(packet)
+                arrived_packets += 1
+        self.counters.delivered_bytes += arrived_bytes
+        self.counters.delivered_packets += arrived_packets
 
-    def _depart(self, service: _Service) -> None:
-        stream, size = service.stream, len(service.packet)
-        self._free_s = service.done_s
-        self.counters.busy_s += service.done_s - service.start_s
-        self.counters.queued_bytes -= size
+    def _depart(self) -> None:
+        assert self._served is not None
+        stream, packet = self._served
+        counters, size, self._free_s = self.counters, len(packet), self._done_s
+        counters.busy_s += self._free_s - self._start_s
+        counters.queued_bytes -= size
         stream.departed_bytes += size
         stream.grant(self._room(self._free_s))
         lost = self._fates.lost()
         if self._fates.impaired:
-            copies = self._fates.copies(stream.number, service.packet, self._free_s)
-            self._fly(stream, service.packet, [] if lost else copies)
+            self._fly(stream, packet, [] if lost else self._fates.copies(stream.number, packet, self._free_s))
         elif lost:
-            self.counters.count(service.packet, ())
+            counters.count(packet, ())
         else:
-            self._in_flight.put((stream.number, service.packet), self._free_s + self._settings.propagation_s)
+            self._in_flight.put((stream.number, packet), self._free_s + self._settings.propagation_s)
         if stream.finished:
             self._end_if_drained(stream, self._free_s)
 
@@ -244,12 +237,11 @@ class Link:
             self._in_flight.put_after((stream.number, None), due_s, stream.held_until_s)
 
     def _serve_next(self, start_s: float) -> None:
-        found = self._row.next_packet()
-        if found is None:
-            self._service = None
-            return
-        stream, packet = found
-        self._service = _Service(stream, packet, start_s, self._carrier.finish(start_s, len(packet)))
+        self._served = self._row.next_packet()
+        if self._served is None:
+            self._done_s = math.inf
+        else:
+            self._start_s, self._done_s = start_s, self._carrier.finish(start_s, len(self._served[1]))
 
     def _drop_in_flight(self, stream: int) -> int:
         dropped = self._in_flight.remove(lambda item: item[0] == stream)

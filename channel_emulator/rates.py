@@ -14,7 +14,7 @@ import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol, TypeAlias
 
 MIN_RATE_BPS: Final = 1.0
 """The slowest rate but 0: less would carry nothing in any time that a link is used for."""
@@ -31,13 +31,9 @@ _SLACK_MS: Final = 1e-6
 """Rounding of a clock: an opportunity at this time has passed."""
 
 
-class Finish(NamedTuple):
-    """When some bits have been carried."""
-
-    at_s: float
-    """Infinity where that never happens."""
-    spare_bits: float = 0.0
-    """What was carried at that very instant beyond the bits asked for: the rest of a delivery opportunity."""
+Finish: TypeAlias = tuple[float, float]
+"""When some bits have been carried, infinity where that never happens; and the bits that were carried at that very
+instant beyond those asked for: the rest of a delivery opportunity. No class: one is made for every packet."""
 
 
 class Rate(Protocol):
@@ -78,7 +74,7 @@ class ConstantRate:
 
     def finish(self, start_s: float, bits: float) -> Finish:
         """See Rate."""
-        return Finish(start_s + bits / self._rate_bps if self._rate_bps else math.inf)
+        return (start_s + bits / self._rate_bps if self._rate_bps else math.inf), 0.0
 
 
 class LoopedRate:
@@ -120,7 +116,7 @@ class LoopedRate:
         more, target = divmod(start_bits + bits, self._bits[-1])
         if target <= _SLACK_BITS and more:  # the end of a period rather than the beginning of the next
             more, target = more - 1, self._bits[-1]
-        return Finish(max(start_s, self._origin_s + (period + more) * self._period_s + self._time_of(target)))
+        return max(start_s, self._origin_s + (period + more) * self._period_s + self._time_of(target)), 0.0
 
     def _place(self, at_s: float) -> tuple[float, float]:
         """The number of the period, and what was carried in it."""
@@ -170,7 +166,7 @@ class OpportunityRate:
         needed = math.ceil(bits / OPPORTUNITY_BITS)
         period, place = divmod(self._passed(start_s) + needed - 1, len(self._times_ms))
         at_ms = period * self._times_ms[-1] + self._times_ms[place]
-        return Finish(self._origin_s + at_ms / 1_000, needed * OPPORTUNITY_BITS - bits)
+        return self._origin_s + at_ms / 1_000, needed * OPPORTUNITY_BITS - bits
 
     def _passed(self, at_s: float) -> int:
         """How many opportunities there were up to and with a time."""
@@ -204,7 +200,7 @@ class ThenRate:
         """See Rate."""
         if start_s < self._until_s:
             first = self._first.finish(start_s, bits)
-            if first.at_s <= self._until_s:
+            if first[0] <= self._until_s:
                 return first
             bits -= self._first.carried_bits(start_s, self._until_s)
             start_s = self._until_s

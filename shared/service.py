@@ -36,10 +36,11 @@ from shared.telemetry import serve_metrics
 from shared.tls import ServerTls
 from shared.tracing import Tracer
 
-# Without these a sender runs megabytes ahead of a slow reader, and a throttled hop goes unnoticed.
+# Without these a sender runs megabytes ahead of a slow reader, and a throttled hop goes unnoticed. A window smaller
+# than a batch of packets (64 KiB) would cost each batch a round trip more.
 LINK_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.http2.bdp_probe", 0),
-    ("grpc.http2.lookahead_bytes", 16_384),
+    ("grpc.http2.lookahead_bytes", 131_072),
 )
 """Channel options of both ends of a hop that packets cross."""
 

@@ -82,7 +82,7 @@ def test_time_may_be_entered_anywhere_and_the_seed_decides():
 def test_a_long_outage_is_waited_for():
     rate = FadingRate(Fading(mean_snr_db=0.0, threshold_db=8.0, coherence_s=1e-3), "test", 0.0)
     assert rate.rate_bps(0.0005) == 0.0
-    at_s = rate.finish(0.0, 1.0).at_s
+    at_s = rate.finish(0.0, 1.0)[0]
     assert rate.rate_bps(at_s) > 0.0
     assert rate.carried_bits(0.0, at_s) == pytest.approx(1.0, abs=1e-3)
 
@@ -93,7 +93,7 @@ def test_the_far_future_costs_no_more_than_the_near_one():
     rate = FadingRate(fading, "test", 0.0)
     start_s = time.process_time()
     assert rate.carried_bits(0.0, 1e6) == pytest.approx(1e6 * rate.mean_bps, rel=0.01)
-    assert rate.finish(0.0, 524_288.0).at_s == pytest.approx(524_288.0 / rate.mean_bps, rel=0.01)
+    assert rate.finish(0.0, 524_288.0)[0] == pytest.approx(524_288.0 / rate.mean_bps, rel=0.01)
     assert time.process_time() - start_s < 5.0
 
 

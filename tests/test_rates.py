@@ -63,16 +63,16 @@ def test_the_mean_is_what_is_carried_in_the_long_run(rate):
 
 def test_a_schedule_loops_and_waits_through_its_outage():
     rate = LoopedRate([(0.0, 1_000.0), (1.0, 0.0)], 3.0, origin_s=100.0)
-    assert rate.finish(100.0, 1_000.0).at_s == pytest.approx(101.0)  # ends with the last bit before the outage
-    assert rate.finish(101.0, 1.0).at_s == pytest.approx(103.001)
-    assert rate.finish(100.5, 1_500.0).at_s == pytest.approx(106.0 + 0.0 - 2.0)
+    assert rate.finish(100.0, 1_000.0)[0] == pytest.approx(101.0)  # ends with the last bit before the outage
+    assert rate.finish(101.0, 1.0)[0] == pytest.approx(103.001)
+    assert rate.finish(100.5, 1_500.0)[0] == pytest.approx(106.0 + 0.0 - 2.0)
     assert [rate.rate_bps(at_s) for at_s in (100.5, 101.0, 102.9, 103.0)] == [1_000.0, 0.0, 0.0, 1_000.0]
     assert rate.mean_bps == pytest.approx(1_000 / 3)
 
 
 def test_a_dead_link_never_finishes():
-    assert ConstantRate(0.0).finish(1.0, 1.0).at_s == math.inf
-    assert ThenRate(ConstantRate(10.0), 5.0, ConstantRate(0.0)).finish(4.0, 11.0).at_s == math.inf
+    assert ConstantRate(0.0).finish(1.0, 1.0)[0] == math.inf
+    assert ThenRate(ConstantRate(10.0), 5.0, ConstantRate(0.0)).finish(4.0, 11.0)[0] == math.inf
 
 
 def test_opportunities_are_mahimahis():
@@ -81,8 +81,8 @@ def test_opportunities_are_mahimahis():
     assert rate.mean_bps == 4 * OPPORTUNITY_BITS / 0.02
     assert rate.finish(1.0, 1.0) == (1.005, OPPORTUNITY_BITS - 1.0)
     assert rate.finish(1.0, 2 * OPPORTUNITY_BITS) == (1.005, 0.0)
-    assert rate.finish(1.005, 1.0).at_s == 1.020
-    assert rate.finish(1.010, 3 * OPPORTUNITY_BITS).at_s == pytest.approx(1.025)
+    assert rate.finish(1.005, 1.0)[0] == 1.020
+    assert rate.finish(1.010, 3 * OPPORTUNITY_BITS)[0] == pytest.approx(1.025)
     assert rate.rate_bps(1.0) == pytest.approx(20 * OPPORTUNITY_BITS / 0.1)
 
 
