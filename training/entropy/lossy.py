@@ -10,8 +10,9 @@ The networks learn from what they will see: contexts that were quantised and pre
 """
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,16 +24,19 @@ from tqdm import tqdm
 
 from shared.arrays import AnyArray, Float32Array, Int64Array, UInt8Array
 from shared.codec.entropy.context import QUALITY_SCALE, QUALITY_ZERO
+from shared.codec.entropy.lossy_model import LossyModel
 from shared.codec.entropy.transform import PatchTransform
-from shared.codec.entropy.weights import save_lossy
+from shared.codec.entropy.weights import load_lossy, save_lossy
 from training.entropy.counting import counted_model
 from training.entropy.networks import FloatPredictor, code_length_bits, new_networks
-from training.entropy.rollouts import Examples, roll_out
-from training.entropy.tables import exact_network
+from training.entropy.rollouts import Examples, roll_out, roll_out_coded
+from training.entropy.tables import exact_network, float_network
 from training.entropy.transform import learn_transform
 from training.ladder.data import Photos, cache_folder, load_photos, sample_patches
 
 _PHOTOS_PER_CYCLE: Final = 16
+_KEPT_CYCLES: Final = 40  # whose examples may be learnt from again: coding takes longer than learning
+_REPEATS: Final = 3
 _BATCH: Final = 1_024
 _WARM_CYCLES: Final = 20
 _AVERAGE: Final = 0.98
@@ -59,6 +63,9 @@ class Training:
     average: dict[str, Tensor]
     """Of the networks' parameters over the last cycles; this is what ships."""
     done: int = 0
+    coder: LossyModel | None = None
+    """Codes the examples; None: the networks of the moment do, each residual on its own."""
+    _kept: deque[Examples] = field(default_factory=lambda: deque(maxlen=_KEPT_CYCLES))
 
     def run(self, checkpoint: Path) -> None:
         """Trains to the end, saving now and then."""
@@ -66,25 +73,39 @@ class Training:
         rng = np.random.default_rng(self.done)
         bar = tqdm(total=self.cycles, initial=self.done, desc="context networks", unit="cycle")
         while self.done < self.cycles:
-            examples = self._examples(rng)
+            self._kept.append(self._examples(rng))
             for optimiser in optimisers:
                 optimiser.param_groups[0]["lr"] = self.rate * _share(self.done, self.cycles)
-            bits = [
-                _learn(network, optimiser, examples.arrays(group), rng)
-                for group, (network, optimiser) in enumerate(zip(self.networks, optimisers, strict=True))
-            ]
+            older = rng.permutation(len(self._kept) - 1)[: _REPEATS - 1]
+            for place in older:
+                self._learn_all(optimisers, self._kept[place], rng)
+            bits = self._learn_all(optimisers, self._kept[-1], rng)
             self._step_average()
             self.done += 1
             bar.update()
-            bar.set_postfix_str(f"{sum(bits):.1f} bits per patch")
+            bar.set_postfix_str(f"{bits:.1f} bits per patch")
             if self.done % _CHECKPOINT_CYCLES == 0 or self.done == self.cycles:
                 self.save(checkpoint)
+
+    def _learn_all(
+        self, optimisers: Sequence[torch.optim.Optimizer], examples: Examples, rng: np.random.Generator
+    ) -> float:
+        """One pass over examples; returns the mean bits of a patch, where it has every group."""
+        return sum(
+            _learn(network, optimiser, examples.arrays(group), rng)
+            for group, (network, optimiser) in enumerate(zip(self.networks, optimisers, strict=True))
+            if examples.features[group]
+        )
 
     def _examples(self, rng: np.random.Generator) -> Examples:
         predictor = FloatPredictor(list(self.networks))  # type: ignore[arg-type]
         examples = Examples()
         for index in self._chosen(rng):
-            examples.add(roll_out(self.photos[int(index)], self.transform, predictor, rng))
+            photo = self.photos[int(index)]
+            if self.coder is None:
+                examples.add(roll_out(photo, self.transform, predictor, rng))
+            else:
+                examples.add(roll_out_coded(photo, self.coder, rng))
         return examples
 
     def _chosen(self, rng: np.random.Generator) -> Int64Array:
@@ -109,21 +130,25 @@ class Training:
         checkpoint.with_suffix(".part").replace(checkpoint)
 
 
-def begun(photos: Photos, cycles: int, rate: float) -> Training:
-    """A fresh training."""
-    patches, _ = sample_patches(photos, _PATCHES_PER_PHOTO, seed=0)
-    networks = new_networks(0)
+def begun(photos: Photos, cycles: int, rate: float, start: LossyModel | None = None) -> Training:
+    """A fresh training, or one that goes on from a model's networks and learns from what that model codes."""
+    if start is None:
+        patches, _ = sample_patches(photos, _PATCHES_PER_PHOTO, seed=0)
+        transform, networks = learn_transform(patches), new_networks(0)
+    else:
+        found = (float_network(network, group) for group, network in enumerate(start.networks))
+        transform, networks = start.transform, nn.ModuleList(found)
     average = {name: value.clone() for name, value in networks.state_dict().items()}
-    return Training(photos, learn_transform(patches), cycles, networks, rate, average)
+    return Training(photos, transform, cycles, networks, rate, average, coder=start)
 
 
-def resumed(photos: Photos, cycles: int, rate: float, checkpoint: Path) -> Training:
-    """A training as it was saved."""
+def resumed(photos: Photos, cycles: int, rate: float, checkpoint: Path, start: LossyModel | None = None) -> Training:
+    """A training as it was saved; with `start` as it was begun."""
     state: dict[str, Any] = torch.load(checkpoint, weights_only=True)
     networks = new_networks(0)
     networks.load_state_dict(state["networks"])
     transform = PatchTransform(state["basis"].numpy())
-    return Training(photos, transform, cycles, networks, rate, state["average"], int(state["done"]))
+    return Training(photos, transform, cycles, networks, rate, state["average"], int(state["done"]), start)
 
 
 def training_photos(photos: Photos) -> Int64Array:
@@ -181,12 +206,19 @@ def _share(done: int, cycles: int) -> float:
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The file to write.")
 @click.option("--cycles", default=2_000, show_default=True, help="Of 16 photos each.")
 @click.option("--rate", default=2e-3, show_default=True, help="Of learning, at its height.")
+@click.option("--start", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Weights to go on from.")
 @click.option("--checkpoint", type=click.Path(dir_okay=False, path_type=Path), help="In the cache folder by default.")
-def main(data: Path, out: Path, cycles: int, rate: float, checkpoint: Path | None) -> None:
+def main(  # noqa: PLR0917 - one for each option
+    data: Path, out: Path, cycles: int, rate: float, start: Path | None, checkpoint: Path | None
+) -> None:
     """Trains the lossy levels of the entropy codec, or goes on training them, and writes the weights file."""
     photos = load_photos(data)
     checkpoint = checkpoint or cache_folder() / "entropy-lossy.pt"
-    training = resumed(photos, cycles, rate, checkpoint) if checkpoint.exists() else begun(photos, cycles, rate)
+    coder = load_lossy(start)[0] if start else None
+    if checkpoint.exists():
+        training = resumed(photos, cycles, rate, checkpoint, coder)
+    else:
+        training = begun(photos, cycles, rate, coder)
     training.run(checkpoint)
     training.networks.load_state_dict(training.average)
     networks = [exact_network(network) for network in training.networks]  # type: ignore[arg-type]

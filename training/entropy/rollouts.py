@@ -7,9 +7,10 @@ import numpy as np
 from PIL import Image
 
 from shared.arrays import AnyArray, Float32Array, Float64Array, Int64Array, UInt8Array
+from shared.codec.entropy.choosing import Chooser
 from shared.codec.entropy.context import QUALITIES, PatchContext
-from shared.codec.entropy.lossy import SCALES, Prediction, Predictor, run
-from shared.codec.entropy.lossy_model import DEFAULT_PRICE
+from shared.codec.entropy.lossy import SCALES, Prediction, Predictor, Residuals, run
+from shared.codec.entropy.lossy_model import DEFAULT_PRICE, LossyModel, needed_groups
 from shared.codec.entropy.schedule import GROUPS, Step
 from shared.codec.entropy.transform import MEANS, UNITS_PER_LEVEL, PatchTransform
 from shared.patches import PATCH_SIZE, PatchGrid, split
@@ -87,18 +88,29 @@ def roll_out(photo: UInt8Array, transform: PatchTransform, predictor: Predictor,
     examples = Examples()
     crop = random_crop_coded(photo, transform, rng)
     if crop is not None:
-        recorder = _Recorder(predictor, crop, examples)
+        recorder = _Recorder(crop, examples, _nearly_cheapest(crop.coefficients))
         groups = np.full(crop.context.count, GROUPS)
-        run(recorder.watched(), recorder, _NO_SHRINK, recorder.choose, groups, dependent=False)
+        run(recorder.watched(), predictor, _NO_SHRINK, recorder.choose, groups, dependent=False)
+    return examples
+
+
+def roll_out_coded(photo: UInt8Array, model: LossyModel, rng: np.random.Generator) -> Examples:
+    """The same, coded by a whole model as the encoder does it: dependently quantised, without groups that are empty."""
+    examples = Examples()
+    crop = random_crop_coded(photo, model.transform, rng)
+    if crop is not None:
+        context = crop.context
+        chooser = Chooser(model.tables.costs, model.shrink, crop.coefficients, context.packets, DEFAULT_PRICE)
+        recorder = _Recorder(crop, examples, chooser)
+        run(recorder.watched(), model, model.shrink, recorder.choose, needed_groups(crop.coefficients, context))
     return examples
 
 
 class _Recorder:
     """Looks over the coder's shoulder."""
 
-    def __init__(self, predictor: Predictor, crop: Crop, examples: Examples) -> None:
-        self._predictor, self._crop, self._examples = predictor, crop, examples
-        self._bits = logistic_bits()
+    def __init__(self, crop: Crop, examples: Examples, residuals: Residuals) -> None:
+        self._crop, self._examples, self._residuals = crop, examples, residuals
         self._estimate: Float64Array = np.zeros((0, 0))
         self._features: list[tuple[int, AnyArray]] = []
 
@@ -118,22 +130,13 @@ class _Recorder:
         context.estimate, context.features = estimate, features  # type: ignore[method-assign]
         return context
 
-    def shared(self, group: int, features: Float64Array) -> AnyArray:
-        """As the predictor."""
-        return self._predictor.shared(group, features)
-
-    def part(self, group: int, number: int, shared: AnyArray, own: Float64Array) -> tuple[Float64Array, Int64Array]:
-        """As the predictor."""
-        return self._predictor.part(group, number, shared, own)
-
     def choose(self, prediction: Prediction) -> Int64Array:
-        """Residuals that trade error for bits as the encoder does."""
-        step, targets = prediction.step, prediction.targets
-        true = self._crop.coefficients[targets].astype(np.float64)
+        """The coder's residuals; keeps what was known before them."""
+        step = prediction.step
         if prediction.part == step.parts[-1]:
-            self._note(prediction, true[:, step.start : step.end])
-        wanted = (true[:, prediction.part] - prediction.means) / prediction.widths
-        return _cheap_residuals(wanted, self._bits, prediction.scales)
+            true = self._crop.coefficients[prediction.targets, step.start : step.end]
+            self._note(prediction, true.astype(np.float64))
+        return self._residuals(prediction)
 
     def _note(self, prediction: Prediction, true: Float64Array) -> None:
         """Keeps a step, at its last part: (targets, group) true coefficients, and what was known of them."""
@@ -145,6 +148,17 @@ class _Recorder:
         padded = np.pad(own.astype(np.int16), ((0, 0), (0, true.shape[1] - own.shape[1])))
         examples.own[step.group].append(padded)
         examples.targets[step.group].append(((true - self._estimate) / prediction.widths).astype(np.float32))
+
+
+def _nearly_cheapest(coefficients: Float32Array) -> Residuals:
+    """Residuals that trade error for bits nearly as the encoder does, before there is a model."""
+    bits = logistic_bits()
+
+    def residuals(prediction: Prediction) -> Int64Array:
+        true = coefficients[prediction.targets, prediction.part].astype(np.float64)
+        return _cheap_residuals((true - prediction.means) / prediction.widths, bits, prediction.scales)
+
+    return residuals
 
 
 def _cheap_residuals(wanted: Float64Array, bits: Float64Array, scales: Int64Array) -> Int64Array:

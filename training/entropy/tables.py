@@ -1,8 +1,9 @@
-"""From trained networks to what ships: integer networks, and tables counted with them at work."""
+"""From trained networks to what ships, integer networks and tables counted with them at work; and back."""
 
 from typing import Final
 
 import numpy as np
+import torch
 from torch import nn
 
 from shared.arrays import AnyArray, Float64Array
@@ -11,6 +12,7 @@ from shared.codec.entropy.exact import (
     ACTIVATION_LIMIT,
     ACTIVATION_SCALE,
     FLOAT64_LIMIT,
+    ExactLayer,
     ExactNetwork,
     rounded_layer,
 )
@@ -40,6 +42,42 @@ def _exact_head(head: nn.Module) -> ExactNetwork:
     bias[size:] = (bias[size:] - FIRST_SCALE_LOG2) * SCALES_PER_OCTAVE / MEAN_PARTS
     layers = [hidden, (weights, bias)]
     return ExactNetwork.from_floats(layers, 1 / ACTIVATION_SCALE, MEAN_PARTS, input_limit=ACTIVATION_LIMIT)
+
+
+def float_network(network: PartNetwork, group: int) -> GroupNetwork:
+    """The trained network of a group that an integer one was rounded from, but for the rounding."""
+    made = GroupNetwork(group)
+    weights, bias = _floats(network.first)
+    shared, *parts = np.split(weights * (INPUT_ONE / ACTIVATION_SCALE), _edges(made), axis=1)
+    state = {"shared.weight": shared, "shared.bias": bias / ACTIVATION_SCALE}
+    state["constants"] = np.stack([part[:, 0] for part in parts])
+    state |= {f"own.{number}.weight": part[:, 1:] for number, part in enumerate(parts[1:])}
+    for number, head in enumerate(network.heads):
+        state |= {f"heads.{number}.{name}": array for name, array in _float_head(head).items()}
+    made.load_state_dict({name: torch.from_numpy(array.astype(np.float32)) for name, array in state.items()})
+    return made
+
+
+def _edges(network: GroupNetwork) -> list[int]:
+    """Where the columns of each part begin in an integer network's first layer."""
+    widths = [1 + part.start for part in network.parts]
+    return [network.shared.in_features + sum(widths[:number]) for number in range(len(widths))]
+
+
+def _float_head(head: ExactNetwork) -> dict[str, AnyArray]:
+    """The arrays of a head's two linear layers."""
+    (hidden, hidden_bias), (last, bias) = map(_floats, head.layers)
+    last, bias = last * (ACTIVATION_SCALE / MEAN_PARTS), bias / MEAN_PARTS
+    size = len(bias) // 2
+    last[size:] *= MEAN_PARTS / SCALES_PER_OCTAVE
+    bias[size:] = bias[size:] * MEAN_PARTS / SCALES_PER_OCTAVE + FIRST_SCALE_LOG2
+    return {"0.weight": hidden, "0.bias": hidden_bias / ACTIVATION_SCALE, "2.weight": last, "2.bias": bias}
+
+
+def _floats(layer: ExactLayer) -> tuple[AnyArray, AnyArray]:
+    """Weights and bias before they were rounded: what half a step was added to."""
+    scale = 1 << layer.shift
+    return layer.weights / scale, layer.bias / scale - 0.5
 
 
 def shrink_of(sums: Float64Array) -> Float64Array:

@@ -163,7 +163,7 @@ class LossyModel:
     ) -> Chooser:
         """All residuals of all groups that may hold any; arguments as of `encode`."""
         chooser = Chooser(self.tables.costs, self.shrink, coefficients, context.packets, price, pacer=pacer)
-        run(context, self, self.shrink, chooser, _needed(coefficients, context))
+        run(context, self, self.shrink, chooser, needed_groups(coefficients, context))
         return chooser
 
     def measure(self, coefficients: Float32Array, context: PatchContext, price: float | Float64Array) -> LossyMeasure:
@@ -178,7 +178,7 @@ class LossyModel:
         costs, shrink = self.estimates.costs, self.estimates.shrink
         factors = self.estimates.factors_of(context.qualities)
         chooser = Chooser(costs, shrink, coefficients, context.packets, price, factors=factors)
-        run(context, self._rough, shrink, chooser, _needed(coefficients, context), dependent=False)
+        run(context, self._rough, shrink, chooser, needed_groups(coefficients, context), dependent=False)
         return chooser
 
     @cached_property
@@ -199,7 +199,7 @@ class LossyModel:
         return LossyDecoding(context.values[:-1], reader.damaged)
 
 
-def _needed(coefficients: Float32Array, context: PatchContext) -> Int64Array:
+def needed_groups(coefficients: Float32Array, context: PatchContext) -> Int64Array:
     """(n,) groups of each patch that may hold anything, the same for all patches of a packet."""
     packets = int(context.packets.max(initial=-1)) + 1
     needed = np.ones(packets, np.int64)
