@@ -33,7 +33,7 @@ def test_on_a_known_link_without_loss_all_bytes_go_at_once(rate_bps: float, prop
 def test_on_a_fast_link_it_is_asked_early_whether_anything_gets_lost() -> None:
     course = transmit(LinkSettings(8e6, 0.02), budget=92_160)
     assert course.last_arrival_s <= 1.02 * 8 * course.sender.stats.sent_bytes / 8e6 + 0.02
-    assert course.sender.stats.sent_bytes > 0.93 * 92_160
+    assert course.sender.stats.sent_bytes > 0.92 * 92_160
     assert 24 <= course.sender.stats.poll_bytes <= 180
 
 
@@ -86,7 +86,7 @@ def test_what_the_first_plan_may_take() -> None:
     settings = SenderSettings(100_000)
     assert first_budget(settings, SURE, 0.0) == 100_000 - 12
     lossy = replace(SURE, loss_rate=0.2, loss_at_most=0.25)
-    assert first_budget(settings, lossy, 0.0) == pytest.approx(80_900, abs=100)
+    assert first_budget(settings, lossy, 0.0) == pytest.approx(79_100, abs=100)
     cold = estimate_of(LINK)
     assert 98_500 < first_budget(settings, cold, 0.0) < 99_500  # long before its end it is known what gets lost
     assert first_budget(SenderSettings(6_000), cold, 0.0) == pytest.approx(5_500, abs=60)
