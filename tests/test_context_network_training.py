@@ -78,6 +78,7 @@ def test_coded_examples_and_those_of_the_floats_are_about_the_same():
 
 def test_a_training_learns_and_goes_on_where_it_stopped(tmp_path, monkeypatch):
     monkeypatch.setattr("training.entropy.lossy._PHOTOS_PER_CYCLE", 3)
+
     def bits(training: Training) -> float:
         examples = roll_out_coded(PICTURES[0], MODEL, np.random.default_rng(9))
         still = [torch.optim.SGD(network.parameters(), lr=0.0) for network in training.networks]

@@ -42,7 +42,7 @@ LEAST_PLAN_BYTES: Final = 150
 SCANS: Final = 4
 """Of a plan before a deadline: without its last tenth it loses 2 to 3.5 dB instead of 5.5 to 10; more gain nothing."""
 
-_KEPT: Final = 40.0  # times the square of the share that may get lost: of the bytes under way; from 45 on clean links wait
+_KEPT: Final = 40.0  # times the square of the share that may get lost: of the bytes under way; with 45 clean links wait
 _BEFORE_SEEN: Final = 0.5  # what losses count that are only believed, while there is time to find out
 _HEARD_S: Final = 0.025  # half the time between two words of the receiver
 _EARLY_PACKETS: Final = 8  # after which a receiver is asked that would say nothing yet
