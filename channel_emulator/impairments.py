@@ -215,8 +215,12 @@ class Impairer:
 
     def _gap(self) -> int:
         """How many bits stay as they are until the next flip."""
-        return int(math.log1p(-self._draws["bit_error"]()) / math.log1p(-self._settings.bit_error_rate))
+        gap = math.log1p(-self._draws["bit_error"]()) / math.log1p(-self._settings.bit_error_rate)
+        return int(min(gap, _MOST_CLEAN_BITS))
 
+
+_MOST_CLEAN_BITS: Final = 2.0**62
+"""More than any link carries; rates like 1e-320 would ask for infinitely many."""
 
 _PROCESSES: Final = (
     "loss",

@@ -74,6 +74,12 @@ def test_bits_flip_at_their_rate_wherever_they_are(rate):
     assert close(sum(flips[:100]), rate, 100 * packets)
 
 
+@pytest.mark.parametrize("rate", [5e-324, 1e-300, 1e-19])
+def test_bits_that_hardly_ever_flip_are_waited_for(rate):
+    line = impairer(Impairments(bit_error_rate=rate))
+    assert all([copy.packet for copy in line.apply(bytes(1_500), 0.0)] == [bytes(1_500)] for _ in range(100))
+
+
 def test_duplicates_come_twice():
     found = fates(Impairments(duplicate_rate=0.3))
     assert close(found.count(2), 0.3)
