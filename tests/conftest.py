@@ -13,3 +13,14 @@ settings.load_profile("ci" if os.environ.get("CI") else "desk")
 
 # Helpers that assert on behalf of tests say what was there instead, as the tests themselves do.
 pytest.register_assert_rewrite("commands", "hub_fakes", "tests.programs", "weights_fakes")
+
+
+@pytest.fixture
+def one_thread():
+    """Torch sums in one order: for tests that train twice and compare."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -4,7 +4,6 @@ import dataclasses
 
 import numpy as np
 import pytest
-import torch
 from skimage.data import astronaut, chelsea
 
 from receiver.entropy_restoration import EntropyRestorer
@@ -16,12 +15,7 @@ from training.entropy.restoration_pictures import coded_picture, received_pictur
 SETTINGS = TrainingSettings(fine=8, middle=8, coarse=8, blocks=1, steps=24, batch=4, crop=6, pictures=3, bfloat16=False)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
