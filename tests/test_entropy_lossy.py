@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 from skimage.data import astronaut
 
 from shared.codec.entropy.context import FEATURE_BOUND, QUALITIES, PatchContext, inputs_of, quantiser_steps
-from shared.codec.entropy.exact import ACTIVATION_LIMIT
 from shared.codec.entropy.lossy_model import DEFAULT_PRICE
-from shared.codec.entropy.part_network import ALWAYS
+from shared.codec.entropy.part_network import ALWAYS, PART_ACTIVATION_LIMIT
 from shared.codec.entropy.schedule import GROUP_ENDS, GROUPS, parts_of, passes_of, steps
 from shared.codec.entropy.symbols import SymbolCosts
 from shared.codec.entropy.transform import COEFFICIENTS, MEANS
@@ -101,9 +100,9 @@ def _part_by_integers(network, number, features, own):
     row = [int(x) for x in [*features, ALWAYS, *own]]
     columns = [*range(network.inputs), *range(begin, begin + 1 + len(own))]
     sums = first.weights[:, columns].astype(np.int64) @ np.array(row)
-    hidden = np.clip((sums + first.bias) >> first.shift, 0, ACTIVATION_LIMIT)
+    hidden = np.clip((sums + first.bias) >> first.shift, 0, PART_ACTIVATION_LIMIT)
     for layer in network.heads[number].layers[:-1]:
-        hidden = np.clip((layer.weights.astype(np.int64) @ hidden + layer.bias) >> layer.shift, 0, ACTIVATION_LIMIT)
+        hidden = np.clip((layer.weights.astype(np.int64) @ hidden + layer.bias) >> layer.shift, 0, PART_ACTIVATION_LIMIT)
     last = network.heads[number].layers[-1]
     return (last.weights.astype(np.int64) @ hidden + last.bias) >> last.shift
 

@@ -136,7 +136,7 @@ def begun(photos: Photos, cycles: int, rate: float, start: LossyModel | None = N
         patches, _ = sample_patches(photos, _PATCHES_PER_PHOTO, seed=0)
         transform, networks = learn_transform(patches), new_networks(0)
     else:
-        found = (float_network(network, group) for group, network in enumerate(start.networks))
+        found = (float_network(network.first, network.heads, group) for group, network in enumerate(start.networks))
         transform, networks = start.transform, nn.ModuleList(found)
     average = {name: value.clone() for name, value in networks.state_dict().items()}
     return Training(photos, transform, cycles, networks, rate, average, coder=start)

@@ -10,7 +10,9 @@ from torch.nn import functional
 
 from shared.arrays import AnyArray, Float64Array, Int64Array
 from shared.codec.entropy.context import inputs_of
+from shared.codec.entropy.exact import activation_scale
 from shared.codec.entropy.lossy import FIRST_SCALE_LOG2, MEAN_PARTS, SCALES, SCALES_PER_OCTAVE
+from shared.codec.entropy.part_network import PART_ACTIVATION_LIMIT
 from shared.codec.entropy.schedule import GROUPS, parts_of
 
 HIDDEN: Final = ((96, 32), (192, 64), (256, 96), (320, 128), (320, 128), (320, 160), (320, 160))
@@ -19,7 +21,7 @@ HIDDEN: Final = ((96, 32), (192, 64), (256, 96), (320, 128), (320, 128), (320, 1
 INPUT_ONE: Final = 64
 """A feature of this counts as 1."""
 
-ACTIVATION_BOUND: Final = 4095 / 256
+ACTIVATION_BOUND: Final = PART_ACTIVATION_LIMIT / activation_scale(PART_ACTIVATION_LIMIT)
 """Hidden activations end here, as in the integer networks."""
 
 _LOGISTIC: Final = 0.5513  # scale of a logistic distribution of standard deviation 1

@@ -1,5 +1,6 @@
 """From trained networks to what ships, integer networks and tables counted with them at work; and back."""
 
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -9,15 +10,14 @@ from torch import nn
 from shared.arrays import AnyArray, Float64Array
 from shared.codec.entropy.context import FEATURE_BOUND
 from shared.codec.entropy.exact import (
-    ACTIVATION_LIMIT,
-    ACTIVATION_SCALE,
-    FLOAT64_LIMIT,
+    FLOAT32_LIMIT,
     ExactLayer,
     ExactNetwork,
+    activation_scale,
     rounded_layer,
 )
 from shared.codec.entropy.lossy import FIRST_SCALE_LOG2, MEAN_PARTS, SCALES, SCALES_PER_OCTAVE
-from shared.codec.entropy.part_network import PartNetwork
+from shared.codec.entropy.part_network import PART_ACTIVATION_LIMIT, PartNetwork
 from training.entropy.networks import INPUT_ONE, GroupNetwork
 
 REACH: Final = 31
@@ -28,8 +28,9 @@ def exact_network(network: GroupNetwork) -> PartNetwork:
     """The integer network whose outputs are means in MEAN_PARTS of a step and scale numbers."""
     weights, bias = _arrays(network.shared)
     own = [np.hstack([constant[:, None], columns]) for constant, columns in network.own_arrays()]
-    joint = np.hstack([weights, *own]) * (ACTIVATION_SCALE / INPUT_ONE)
-    first = rounded_layer(joint, bias * ACTIVATION_SCALE, FEATURE_BOUND, FLOAT64_LIMIT)
+    scale = activation_scale(PART_ACTIVATION_LIMIT)
+    joint = np.hstack([weights, *own]) * (scale / INPUT_ONE)
+    first = rounded_layer(joint, bias * scale, FEATURE_BOUND, FLOAT32_LIMIT)
     return PartNetwork(first, tuple(_exact_head(head) for head in network.heads))
 
 
@@ -40,20 +41,32 @@ def _exact_head(head: nn.Module) -> ExactNetwork:
     # One output scale serves both halves, so the second is brought to it here.
     weights[size:] *= SCALES_PER_OCTAVE / MEAN_PARTS
     bias[size:] = (bias[size:] - FIRST_SCALE_LOG2) * SCALES_PER_OCTAVE / MEAN_PARTS
-    layers = [hidden, (weights, bias)]
-    return ExactNetwork.from_floats(layers, 1 / ACTIVATION_SCALE, MEAN_PARTS, input_limit=ACTIVATION_LIMIT)
+    return ExactNetwork.from_floats(
+        [hidden, (weights, bias)],
+        1 / activation_scale(PART_ACTIVATION_LIMIT),
+        MEAN_PARTS,
+        input_limit=PART_ACTIVATION_LIMIT,
+        activation_limit=PART_ACTIVATION_LIMIT,
+        sum_limit=FLOAT32_LIMIT,
+    )
 
 
-def float_network(network: PartNetwork, group: int) -> GroupNetwork:
-    """The trained network of a group that an integer one was rounded from, but for the rounding."""
-    made = GroupNetwork(group)
-    weights, bias = _floats(network.first)
-    shared, *parts = np.split(weights * (INPUT_ONE / ACTIVATION_SCALE), _edges(made), axis=1)
-    state = {"shared.weight": shared, "shared.bias": bias / ACTIVATION_SCALE}
+def float_network(first: ExactLayer, heads: Sequence[ExactNetwork], group: int) -> GroupNetwork:
+    """The trained network of a group that a `PartNetwork` was rounded from, but for the rounding.
+
+    Args:
+        first: its first layer.
+        heads: its heads, whose input limit is that of all activations.
+        group: of coefficients.
+    """
+    made, scale = GroupNetwork(group), activation_scale(heads[0].input_limit)
+    weights, bias = _floats(first)
+    shared, *parts = np.split(weights * (INPUT_ONE / scale), _edges(made), axis=1)
+    state = {"shared.weight": shared, "shared.bias": bias / scale}
     state["constants"] = np.stack([part[:, 0] for part in parts])
     state |= {f"own.{number}.weight": part[:, 1:] for number, part in enumerate(parts[1:])}
-    for number, head in enumerate(network.heads):
-        state |= {f"heads.{number}.{name}": array for name, array in _float_head(head).items()}
+    for number, head in enumerate(heads):
+        state |= {f"heads.{number}.{name}": array for name, array in _float_head(head, scale).items()}
     made.load_state_dict({name: torch.from_numpy(array.astype(np.float32)) for name, array in state.items()})
     return made
 
@@ -64,14 +77,14 @@ def _edges(network: GroupNetwork) -> list[int]:
     return [network.shared.in_features + sum(widths[:number]) for number in range(len(widths))]
 
 
-def _float_head(head: ExactNetwork) -> dict[str, AnyArray]:
-    """The arrays of a head's two linear layers."""
+def _float_head(head: ExactNetwork, scale: float) -> dict[str, AnyArray]:
+    """The arrays of a head's two linear layers, where an activation of 1.0 is `scale`."""
     (hidden, hidden_bias), (last, bias) = map(_floats, head.layers)
-    last, bias = last * (ACTIVATION_SCALE / MEAN_PARTS), bias / MEAN_PARTS
+    last, bias = last * (scale / MEAN_PARTS), bias / MEAN_PARTS
     size = len(bias) // 2
     last[size:] *= MEAN_PARTS / SCALES_PER_OCTAVE
     bias[size:] = bias[size:] * MEAN_PARTS / SCALES_PER_OCTAVE + FIRST_SCALE_LOG2
-    return {"0.weight": hidden, "0.bias": hidden_bias / ACTIVATION_SCALE, "2.weight": last, "2.bias": bias}
+    return {"0.weight": hidden, "0.bias": hidden_bias / scale, "2.weight": last, "2.bias": bias}
 
 
 def _floats(layer: ExactLayer) -> tuple[AnyArray, AnyArray]:

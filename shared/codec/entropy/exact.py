@@ -1,7 +1,7 @@
 """Small networks in exact integer arithmetic, so that an entropy coder may depend on what they say.
 
 ```
-integers |x| <= limit ── W x + b ── floor(/ 2^shift) ── clip to 0..4095 ── ... ── W x + b ── floor(/ 2^shift)
+integers |x| <= limit ── W x + b ── floor(/ 2^shift) ── clip to 0..limit ── ... ── W x + b ── floor(/ 2^shift)
 ```
 
 Weights, biases and activations are integers carried by floating point. When a network is made, the largest sum
@@ -25,10 +25,10 @@ INPUT_LIMIT: Final = 2_047
 """Largest magnitude of an input, unless a network says otherwise."""
 
 ACTIVATION_LIMIT: Final = 4_095
-"""Largest activation of a hidden unit; the smallest is 0."""
+"""Largest activation of a hidden unit, unless a network says otherwise; the smallest is 0."""
 
-ACTIVATION_SCALE: Final = 256
-"""Integer activation of a hidden unit whose trained activation is 1.0."""
+ACTIVATION_RANGE: Final = 16
+"""The trained activation that one more than the largest integer activation stands for."""
 
 FLOAT32_LIMIT: Final = 1 << 24
 """Sums below this are exact in float32."""
@@ -72,13 +72,13 @@ class ExactNetwork:
     """
 
     layers: tuple[ExactLayer, ...]
-    """Hidden layers clip to 0..ACTIVATION_LIMIT, the last one does not clip."""
+    """Hidden layers clip to 0..activation_limit, the last one does not clip."""
 
     input_limit: int = INPUT_LIMIT
     """Largest magnitude of an input; the caller keeps to it."""
 
-    rough: bool = False
-    """Computes in float32 whether or not that is exact: for estimates, never for coding."""
+    activation_limit: int = ACTIVATION_LIMIT
+    """Largest activation of a hidden unit."""
 
     def __post_init__(self) -> None:
         if not self.layers or not 0 < self.input_limit < FLOAT32_LIMIT:
@@ -93,7 +93,7 @@ class ExactNetwork:
     @cached_property
     def largest_sum(self) -> int:
         """The largest magnitude that any sum within the network can have."""
-        limits = [self.input_limit] + [ACTIVATION_LIMIT] * (len(self.layers) - 1)
+        limits = [self.input_limit] + [self.activation_limit] * (len(self.layers) - 1)
         return max(layer.largest_sum(limit) for layer, limit in zip(self.layers, limits, strict=True))
 
     @property
@@ -109,7 +109,7 @@ class ExactNetwork:
     @cached_property
     def dtype(self) -> type[np.float32] | type[np.float64]:
         """The narrowest type that is proven exact; inputs of this type are not copied."""
-        return np.float32 if self.rough or self.largest_sum < FLOAT32_LIMIT else np.float64
+        return np.float32 if self.largest_sum < FLOAT32_LIMIT else np.float64
 
     @cached_property
     def _scaled(self) -> list[tuple[AnyArray, AnyArray]]:
@@ -142,7 +142,7 @@ class ExactNetwork:
             x += bias
             np.floor(x, out=x)
             if i < len(self.layers) - 1:
-                np.clip(x, 0, ACTIVATION_LIMIT, out=x)
+                np.clip(x, 0, self.activation_limit, out=x)
         return x
 
     def to_tensors(self, prefix: str) -> dict[str, AnyArray]:
@@ -156,8 +156,10 @@ class ExactNetwork:
         return tensors
 
     @classmethod
-    def from_tensors(cls, tensors: dict[str, AnyArray], prefix: str) -> "ExactNetwork":
-        """Reads what `to_tensors` made.
+    def from_tensors(
+        cls, tensors: dict[str, AnyArray], prefix: str, activation_limit: int = ACTIVATION_LIMIT
+    ) -> "ExactNetwork":
+        """Reads what `to_tensors` made, of a network with such a limit.
 
         Raises:
             WeightsError: an array is missing or of another type, or the network is not provably exact.
@@ -174,7 +176,7 @@ class ExactNetwork:
             )
             for i, shift in enumerate(shifts)
         )
-        return cls(layers, int(limit[0]))
+        return cls(layers, int(limit[0]), activation_limit)
 
     @classmethod
     def from_floats(
@@ -184,22 +186,24 @@ class ExactNetwork:
         output_scale: float,
         *,
         input_limit: int = INPUT_LIMIT,
+        activation_limit: int = ACTIVATION_LIMIT,
         sum_limit: int = FLOAT64_LIMIT,
     ) -> "ExactNetwork":
-        """Rounds a trained network of ReLU units clipped at 16.0 (a clip that training need not know).
+        """Rounds a trained network of ReLU units clipped at ACTIVATION_RANGE (a clip that training need not know).
 
         Args:
             layers: (out, in) weights and (out,) biases of each layer, first to last.
             input_scale: what one integer step of an input was in training.
             output_scale: the integer steps that 1.0 of an output becomes.
             input_limit: largest magnitude of an integer input.
+            activation_limit: largest integer activation; the smaller, the finer weights can be below a limit on sums.
             sum_limit: FLOAT32_LIMIT makes weights coarse enough for float32, which is twice as fast.
 
         Raises:
             WeightsError: the weights are too large.
         """
-        scales = [1 / input_scale] + [float(ACTIVATION_SCALE)] * (len(layers) - 1) + [float(output_scale)]
-        limits = [input_limit] + [ACTIVATION_LIMIT] * (len(layers) - 1)
+        scales = [1 / input_scale] + [activation_scale(activation_limit)] * (len(layers) - 1) + [float(output_scale)]
+        limits = [input_limit] + [activation_limit] * (len(layers) - 1)
         return cls(
             tuple(
                 rounded_layer(
@@ -211,7 +215,13 @@ class ExactNetwork:
                 for i, (weights, bias) in enumerate(layers)
             ),
             input_limit,
+            activation_limit,
         )
+
+
+def activation_scale(limit: int) -> float:
+    """The integer activation of a hidden unit whose trained activation is 1.0."""
+    return (limit + 1) / ACTIVATION_RANGE
 
 
 def product(x: AnyArray, weights: AnyArray) -> AnyArray:

@@ -10,8 +10,7 @@ in bytes or in time.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -178,12 +177,8 @@ class LossyModel:
         costs, shrink = self.estimates.costs, self.estimates.shrink
         factors = self.estimates.factors_of(context.qualities)
         chooser = Chooser(costs, shrink, coefficients, context.packets, price, factors=factors)
-        run(context, self._rough, shrink, chooser, needed_groups(coefficients, context), dependent=False)
+        run(context, self, shrink, chooser, needed_groups(coefficients, context), dependent=False)
         return chooser
-
-    @cached_property
-    def _rough(self) -> "LossyModel":
-        return replace(self, networks=tuple(network.roughly() for network in self.networks))
 
     def decode(self, bodies: Sequence[bytes], context: PatchContext, cut: BoolArray | None = None) -> LossyDecoding:
         """Decodes patches, whatever the bytes.

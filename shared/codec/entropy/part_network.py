@@ -2,7 +2,7 @@
 
 ```
 features (n, inputs) ── W ──┐
-own coefficients so far ─ U ┼─ + ── floor(/ 2^shift) ── clip to 0..4095 ── head of the part ── means, scales
+own coefficients so far ─ U ┼─ + ── floor(/ 2^shift) ── clip to 0..511 ── head of the part ── means, scales
 1 ──────────────────── b ───┘   U, b and the head differ from part to part; W x is computed once
 ```
 It is an autoregressive network in the manner of MADE (arXiv 1502.03509): each coefficient's distribution depends on
@@ -18,8 +18,7 @@ import numpy as np
 from shared.arrays import AnyArray, Float64Array
 from shared.codec.entropy.context import FEATURE_BOUND
 from shared.codec.entropy.exact import (
-    ACTIVATION_LIMIT,
-    FLOAT64_LIMIT,
+    FLOAT32_LIMIT,
     ExactLayer,
     ExactNetwork,
     check_layer,
@@ -31,13 +30,16 @@ from shared.errors import WeightsError
 ALWAYS: Final = 64
 """The input that is the same for all patches."""
 
+PART_ACTIVATION_LIMIT: Final = 511
+"""Largest activation of a hidden unit: so few, that weights can be fine and float32 exact all the same."""
+
 
 @dataclass(frozen=True)
 class PartNetwork:
     """Predicts the coefficients of one group, part by part.
 
     Raises:
-        WeightsError: the parts do not fit each other, or a sum could exceed 2^53.
+        WeightsError: the parts do not fit each other, or a sum could exceed 2^24.
     """
 
     first: ExactLayer
@@ -46,16 +48,13 @@ class PartNetwork:
     heads: tuple[ExactNetwork, ...]
     """Of each part: (n, units) activations to (n, 2 * part)."""
 
-    rough: bool = False
-    """Computes in float32, which is nearly exact and twice as fast: for estimates, never for coding."""
-
     def __post_init__(self) -> None:
         check_layer(self.first)
         units = len(self.first.bias)
         fits = self.heads and self.inputs > 0 and all(head.inputs == units for head in self.heads)
-        if not fits or any(head.input_limit < ACTIVATION_LIMIT for head in self.heads):
+        if not fits or any(head.input_limit < PART_ACTIVATION_LIMIT for head in self.heads):
             raise WeightsError("a context network's parts do not fit each other")
-        if self.first.largest_sum(FEATURE_BOUND) >= FLOAT64_LIMIT:
+        if max(self.first.largest_sum(FEATURE_BOUND), *(head.largest_sum for head in self.heads)) >= FLOAT32_LIMIT:
             raise WeightsError("a context network's sums could be too large to be exact")
 
     @property
@@ -74,33 +73,25 @@ class PartNetwork:
         sizes = [head.outputs // 2 for head in self.heads]
         return [sum(sizes[:number]) for number in range(len(sizes))]
 
-    def roughly(self) -> "PartNetwork":
-        """The same for estimates."""
-        return replace(self, heads=tuple(replace(head, rough=True) for head in self.heads), rough=True)
-
-    @property
-    def _dtype(self) -> type[np.float32] | type[np.float64]:
-        return np.float32 if self.rough else np.float64
-
     @cached_property
     def _shared(self) -> tuple[AnyArray, AnyArray]:
         """(inputs, units) and (units,) over 2^shift: a power of two leaves sums exact."""
         scale = 1 << self.first.shift
-        weights = np.ascontiguousarray(self.first.weights[:, : self.inputs].T / scale, self._dtype)
-        return weights, (self.first.bias / scale).astype(self._dtype)
+        weights = np.ascontiguousarray(self.first.weights[:, : self.inputs].T / scale, np.float32)
+        return weights, (self.first.bias / scale).astype(np.float32)
 
     @cached_property
     def _parts(self) -> list[tuple[AnyArray, AnyArray]]:
         """Of each part (units,) and (own, units), over 2^shift likewise."""
         widths = [1 + own for own in self._own]
-        all_columns = (self.first.weights[:, self.inputs :].T / (1 << self.first.shift)).astype(self._dtype)
+        all_columns = (self.first.weights[:, self.inputs :].T / (1 << self.first.shift)).astype(np.float32)
         columns = np.split(all_columns, np.cumsum(widths)[:-1])
         return [(ALWAYS * part[0], np.ascontiguousarray(part[1:])) for part in columns]
 
     def shared(self, features: AnyArray) -> AnyArray:
         """(n, units) sums of (n, inputs) features, whole numbers up to FEATURE_BOUND."""
         weights, bias = self._shared
-        sums: AnyArray = product(features.astype(self._dtype, copy=False), weights)
+        sums: AnyArray = product(features.astype(np.float32, copy=False), weights)
         sums += bias
         return sums
 
@@ -118,9 +109,9 @@ class PartNetwork:
         always, weights = self._parts[number]
         sums = shared + always
         if own.shape[1]:
-            sums += product(own.astype(self._dtype, copy=False), weights)
+            sums += product(own.astype(np.float32, copy=False), weights)
         np.floor(sums, out=sums)
-        np.clip(sums, 0, ACTIVATION_LIMIT, out=sums)
+        np.clip(sums, 0, PART_ACTIVATION_LIMIT, out=sums)
         return self.heads[number](sums)
 
     def to_tensors(self, prefix: str) -> dict[str, AnyArray]:
@@ -151,4 +142,5 @@ class PartNetwork:
             named_tensor(tensors, f"{prefix}.first.bias", np.int64, 1),
             int(shift[0]),
         )
-        return cls(first, tuple(ExactNetwork.from_tensors(tensors, f"{prefix}.head{n}") for n in range(int(parts[0]))))
+        names = [f"{prefix}.head{number}" for number in range(int(parts[0]))]
+        return cls(first, tuple(ExactNetwork.from_tensors(tensors, name, PART_ACTIVATION_LIMIT) for name in names))

@@ -14,7 +14,7 @@ from shared.codec.entropy.transform import PatchTransform
 from shared.errors import WeightsError
 from shared.weights import default_path, read_weights, write_weights
 
-LOSSY_FORMAT: Final = "mmsc-entropy-3"
+LOSSY_FORMAT: Final = "mmsc-entropy-4"
 """Format and version tag of the weights file."""
 
 
