@@ -40,9 +40,13 @@ class ExactBodies:
         """
         if self.factor is not None or not len(order):
             return False
-        chosen = np.concatenate([run.numbers for run in stretches(order, 0)] or [order])[:_MOST]
+        chosen = np.concatenate([run.numbers for run in stretches(order)] or [order])[:_MOST]
         self.factor = float(measure(chosen).sum() / max(guess[chosen].sum(), 1))
         return True
+
+    def knows(self, order: Int64Array) -> bool:
+        """Whether it is known what each of these patches takes."""
+        return self._bits.keys() >= set(order.tolist())
 
     def expected(self, guess: Float64Array) -> Float64Array:
         """(patches,) bits that patches may take exactly, of (patches,) guesses; known ones, what they took."""

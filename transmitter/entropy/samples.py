@@ -27,16 +27,10 @@ _LONELY_BITS: Final = 1.4
 _LONELY_SHARE: Final = 0.99
 
 
-def stretches(order: Int64Array, turn: int) -> Iterator[Run]:
-    """Every so many patches of an order of sending.
-
-    Args:
-        order: (n,) patch numbers.
-        turn: how many samples were taken before, so that each takes other patches.
-    """
+def stretches(order: Int64Array) -> Iterator[Run]:
+    """Every so many patches of an order of sending, (n,) patch numbers."""
     spacing = _STRETCH * max(_SHARE, len(order) // _MOST)
-    first = (spacing // 2 + turn * _STRETCH) % spacing
-    for start in range(first, len(order), spacing):
+    for start in range(spacing // 2, len(order), spacing):
         yield Run(start, order[start : start + _STRETCH])
 
 

@@ -18,8 +18,8 @@ _JUST: Final = 0.985
 _FOR_CLOSING: Final = 4  # trials kept for the last percents
 _TRIALS: Final = 12
 _STEP_BACK: Final = 3  # quantisers
-_SAMPLES: Final = 3
-_SAMPLED: Final = 2  # quantisers: what a sample tells of so near a fineness is as good as one of it
+_LOOKS: Final = 4  # at exact patches: some of them, all of them, and both where their edges are to be exact too
+_LITTLE: Final = 0.2  # of a budget: what a sample is off by is lost in it
 _HOPE: Final = 1.1  # over the budget: a sample is not that sure
 _NEARLY_EXACT: Final = 44  # under quantisers from here on, all inside a mask may take fewer bytes if it is exact
 
@@ -43,8 +43,8 @@ class _Bracket:
 class Search:
     """Brackets the budget by whole steps of fineness, then closes the rest by the price of a bit.
 
-    Trials are only measured, until one comes so near to the budget that it may be what is sent: it is coded, and while
-    that goes on the price makes good what the measure was off by.
+    Trials are only measured, or foretold from a measure nearby, until one comes so near to the budget that it may be
+    what is sent: it is coded, and while that goes on the price makes good what the measure was off by.
     """
 
     trials: Trials
@@ -86,7 +86,7 @@ class Search:
         if setting in self.tried:
             return self.tried[setting]
         self.left -= 1
-        trial = self.tried[setting] = self.trials.measure(setting)
+        trial = self.tried[setting] = self.trials.foretell(setting) or self.trials.measure(setting)
         self.guesses.clear()
         if trial.bodies is not None:
             self._keep(trial)
@@ -168,16 +168,21 @@ class Search:
         return max(guess, fineness + stride) if over else min(guess, fineness - stride)
 
     def _first_guess(self) -> int:
-        """The fineness to begin with, from samples unless more is known."""
-        fineness, known = self._guess(1.0), self.trials.factors is not None
-        for turn in range(0 if known else _SAMPLES):
-            if not self.trials.sample(fineness, turn):
+        """The fineness to begin with."""
+        fineness = self._guess(1.0)
+        if self.trials.factors is not None:
+            return fineness
+        for _ in range(_LOOKS):
+            if not self.trials.look_at_exact(fineness):
                 break
-            self.guesses.clear()
-            before, fineness = fineness, self._guess(1.0)
-            if abs(fineness - before) <= _SAMPLED:
-                break
-        return fineness
+            fineness = self._guess_anew()
+        if self.trials.expected_lossy_bytes(fineness) < _LITTLE * self.goal.budget_bytes:
+            self.trials.sample(fineness)
+        return self._guess_anew()
+
+    def _guess_anew(self) -> int:
+        self.guesses.clear()
+        return self._guess(1.0)
 
     def _between(self, over: Trial, fits: Trial) -> int:
         """Where the budget lies between two trials, if the logarithm of the bytes falls evenly."""

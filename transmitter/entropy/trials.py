@@ -33,6 +33,7 @@ from transmitter.planning import PlanRequest, wire_bytes
 
 _NEVER: Final = 1 << 40  # bytes
 _FACTORS: Final = (0.1, 10.0)
+_NEARBY: Final = 6  # quantisers from which bits are known to a percent or two, where patches were measured
 _BODY_SHARE: Final = 0.94  # how full a body is aimed to be: what its patches take varies with their company
 _BODY_OVERHEAD_BITS: Final = 8 * (COUNT_BYTES + 6)
 _AROUND_BODY_BYTES: Final = 18  # packet header and what a string takes beyond its symbols
@@ -53,6 +54,8 @@ class Trials:
     _guesses: dict[int, Float64Array] = field(default_factory=dict)
     factors: Float64Array | None = None
     """(grid.count,) of each patch's bits over what was guessed, as last seen, at the default price of a bit."""
+    _seen: tuple[int, Course] | None = None
+    """A fineness at which lossy patches were looked at, and how their bits came."""
 
     @property
     def exact_at_once(self) -> bool:
@@ -69,31 +72,49 @@ class Trials:
 
     def measure(self, setting: Setting) -> Trial:
         """What `run` would give without the bodies, nearly, in less than half the time."""
-        return self._tried(setting, self._measured)
+        trial = self._tried(setting, self._measured)
+        if trial.course.total:
+            self._seen = setting.fineness, trial.course
+        return trial
 
-    def sample(self, fineness: int, turn: int) -> bool:
-        """Learns what patches take under a fineness from a few of them; False where a trial takes no longer.
+    def foretell(self, setting: Setting) -> Trial | None:
+        """What `measure` would give, from what was seen at a fineness nearby, in no time; None where nothing was."""
+        if self._seen is None or abs(self._seen[0] - setting.fineness) > _NEARBY or setting.more_exact:
+            return None
+        return self._tried(setting, partial(_foretold, self._expected(self.guessed(setting.fineness)), self._seen[1]))
+
+    def sample(self, fineness: int) -> None:
+        """Learns what lossy patches take under a fineness from a few of them, if there are many.
 
         Args:
             fineness: at the default price.
-            turn: how many samples were taken before.
         """
         guess, scene = self.guessed(fineness), self._scene_of(Setting(fineness))
-        learnt = self._sample_exact(scene, fineness)
         lossy = scene.order[scene.levels[scene.order] != EXACT]
-        if len(lossy) >= LEAST:
-            self.factors = self._sampled_factors(scene, list(stretches(lossy, turn)), guess)
-            learnt = True
-        return learnt
-
-    def _sampled_factors(self, scene: Scene, runs: list[Run], guess: Float64Array) -> Float64Array:
-        """(grid.count,) by what some patches take by themselves."""
+        if len(lossy) < LEAST:
+            return
+        runs = list(stretches(lossy))
         numbers = np.concatenate([run.numbers for run in runs])
         measured = self.codec.measure_lossy(scene, runs, self.source.coefficients, DEFAULT_PRICE * self.source.prices)
         bits = in_company(measured.bits)
         factors = np.full(len(guess), bits.sum() / max(guess[numbers].sum(), 1))
         factors[numbers] = bits / np.maximum(guess[numbers], 1)
-        return np.asarray(np.clip(factors, *_FACTORS))
+        self.factors, self._seen = np.asarray(np.clip(factors, *_FACTORS)), (fineness, measured.course)
+
+    def look_at_exact(self, fineness: int) -> bool:
+        """Learns more of what the patches take that are exact under a fineness; False where no more is to be learnt.
+
+        A sample tells whether they may fit at all. Where they become exact all at once, they are coded then, for how
+        fine the others may be depends on every percent of them.
+        """
+        scene, exact = self._scene_of(Setting(fineness)), self.exact[self._whole(fineness)]
+        order = scene.order[scene.levels[scene.order] == EXACT]
+        if self._sample_exact(scene, fineness):
+            return True
+        if not self.exact_at_once or exact.knows(order):
+            return False
+        self._exact(scene, fineness)
+        return True
 
     def _tried(self, setting: Setting, code: Coding, aim: Aim | None = None) -> Trial:
         guess = self.guessed(setting.fineness)
@@ -172,6 +193,12 @@ class Trials:
         expected = np.where(levels == EXACT, self.exact[self._whole(fineness)].expected(guess), self._expected(guess))
         bodies = float(expected[levels > 0].sum() / 8)
         return bodies * (1 + _AROUND_BODY_BYTES / self._packet_capacity) + len(self.source.layer) + _HEADER_BYTES
+
+    def expected_lossy_bytes(self, fineness: int) -> float:
+        """What of that lossy patches take."""
+        levels, _, _ = levels_at(self.source, Setting(fineness), self._closed(fineness, self.guessed(fineness)))
+        lossy = (levels > 0) & (levels != EXACT)
+        return float(self._expected(self.guessed(fineness))[lossy].sum() / 8)
 
     def expected_if_exact(self, fineness: int) -> float:
         """`expected_bytes` where what matters is exact, after a sample of that."""
@@ -282,6 +309,15 @@ class Trials:
     def _header(self, scene: Scene) -> StreamHeader:
         level_map = bytes([scene.base, scene.spacing]) + encode_level_map(scene.levels, scene.grid)
         return StreamHeader(ENTROPY_CODEC, self.codec.weights_hash, scene.grid, self.source.layer, level_map, 0)
+
+
+def _foretold(
+    expected: Float64Array, course: Course, _: Scene, runs: list[Run], __: float, ___: Pacer | None
+) -> Taken:
+    """What runs take if patches take (grid.count,) expected bits, which come as those of a course."""
+    pieces = [Piece(run.first, math.ceil((bits_of([run], expected) + STRING_BITS) / 8), None) for run in runs]
+    bits = np.concatenate([expected[run.numbers] for run in runs])
+    return Taken(pieces, bits, course.scaled(float(bits.sum()) / max(course.total, 1)))
 
 
 def _batch(runs: list[Run]) -> tuple[list[Run], list[Run]]:
