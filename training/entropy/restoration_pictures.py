@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from shared.arrays import BoolArray, Int64Array, UInt8Array
-from shared.codec.entropy.background import GREY, decode_background, encode_background, expected_means, thumbnail
+from shared.codec.entropy.background import GREY, encode_background, expected_means, thumbnail
 from shared.codec.entropy.context import PatchContext
 from shared.codec.entropy.levels import QUALITY_EXACT, QUALITY_SKIPPED
 from shared.codec.entropy.lossy_model import DEFAULT_PRICE, LossyModel
@@ -125,9 +125,7 @@ def random_colours(photo: UInt8Array, rng: np.random.Generator) -> UInt8Array:
 
 def coded_thumbnail(small: UInt8Array, quality: int, *, halved: bool) -> UInt8Array:
     """(rows, columns, 3) the thumbnail of a picture of so many patches as it comes out of the codec."""
-    layer = encode_background(_model(), small, quality, halved=halved)
-    grid = PatchGrid(small.shape[1] * PATCH_SIZE, small.shape[0] * PATCH_SIZE)
-    return decode_background(_model(), layer, grid).reshape(small.shape)
+    return encode_background(_model(), small, quality, halved=halved).colours.reshape(small.shape)
 
 
 def make_pictures(

@@ -157,12 +157,10 @@ class Search:
 
     def _next(self, bracket: _Bracket, trial: Trial) -> int:
         """Where to look after a trial."""
-        fineness, over = trial.setting.fineness, bracket.over
-        if over is not None and bracket.fits is not None:
-            return self._between(over, bracket.fits)
-        if over is not None and self._beyond_exact(over):
-            return EXACT_BELOW - 1
+        fineness, over, fits = trial.setting.fineness, bracket.over, bracket.fits
         guess = self._guess(trial.wire_bytes / max(self._guessed_bytes(fineness), 1))
+        if over is not None and fits is not None:
+            return guess if self._beyond_exact(over) else self._between(over, fits)
         stride, bracket.stride = bracket.stride, 2 * bracket.stride
         # Exact patches take what they take: guesses alone might never leave them.
         return max(guess, fineness + stride) if over else min(guess, fineness - stride)
@@ -186,8 +184,6 @@ class Search:
 
     def _between(self, over: Trial, fits: Trial) -> int:
         """Where the budget lies between two trials, if the logarithm of the bytes falls evenly."""
-        if self._beyond_exact(over) and fits.setting.fineness >= EXACT_BELOW:
-            return EXACT_BELOW - 1
         share = math.log(over.wire_bytes / self.goal.budget_bytes) / math.log(over.wire_bytes / fits.wire_bytes)
         return math.ceil(over.setting.fineness + share * (fits.setting.fineness - over.setting.fineness))
 

@@ -9,6 +9,7 @@ import numpy as np
 from shared.arrays import BoolArray, Float32Array, Float64Array, Int64Array, UInt8Array
 from shared.codec.entropy.context import QUALITIES, quantiser_steps
 from shared.codec.entropy.levels import EXACT, FINEST, HALF_OCTAVE, sending_order
+from shared.codec.entropy.schedule import GROUP_ENDS, GROUPS
 from shared.codec.entropy.transform import MEANS
 from shared.patches import PatchGrid
 from transmitter.entropy.edges import Edges
@@ -29,6 +30,7 @@ _FINE: Final = 110  # a quantiser
 _TWO: Final = 2
 _LIKE_EXACT: Final = 22  # the quantiser under which patches take about as much as exactly
 _PART: Final = 8_192  # patches
+_LEAST: Final = 1e-9
 _BITS_PER_OCTAVE: Final = 0.95  # of signal over step, squared; measured with the next one on training photos
 _SIGNAL: Final = 2.0
 _TAKEN: Final = (0.71, 0.71, 0.62, 0.59, 0.62, 0.77, 1.0, 1.08, 0.99, 0.92, 1.03)
@@ -68,9 +70,9 @@ class Source:
     means: Float64Array
     """(grid.count, 3) first coefficients that the background leads to expect."""
 
-    def centred(self, part: slice) -> Float32Array:
+    def centred(self, part: slice | Int64Array) -> Float32Array:
         """(n, 192) coefficients of some patches, less what the background leads to expect."""
-        coefficients = self.coefficients[part].copy()
+        coefficients = np.array(self.coefficients[part])
         coefficients[:, :MEANS] -= self.means[part]
         return coefficients
 
@@ -123,16 +125,30 @@ def edges_are_whole(fineness: int) -> bool:
 
 def guessed_bits(source: Source, fineness: int) -> Float64Array:
     """(grid.count,) what each patch might take, from its coefficients alone; exact ones as under a fine quantiser."""
-    qualities = np.minimum(fineness + HALF_OCTAVE * source.offsets, QUALITIES - 1)
-    qualities[qualities < EXACT_BELOW] = _LIKE_EXACT
-    widths = quantiser_steps()[qualities].astype(np.float32)[:, None]
     bits = np.empty(source.grid.count)
     # In parts, so that a large picture's coefficients are never there twice.
     for start in range(0, len(bits), _PART):
         part = slice(start, start + _PART)
-        octaves = np.log2(1 + _SIGNAL * np.square(source.centred(part) / widths[part]))
-        bits[part] = _BITS_PER_OCTAVE * octaves.sum(axis=1, dtype=np.float64)
+        bits[part] = _octaves(source, fineness, part).sum(axis=1, dtype=np.float64)
+    bits *= _BITS_PER_OCTAVE
     return bits * np.interp(np.log2(np.maximum(bits, 1.0)), np.arange(len(_TAKEN)), _TAKEN)
+
+
+def guessed_shares(source: Source, fineness: int, numbers: Int64Array) -> Float64Array:
+    """(GROUPS,) what of the bits of some patches each group of coefficients might take."""
+    starts, octaves = [0, *GROUP_ENDS[:-1]], np.zeros(GROUPS)
+    for start in range(0, len(numbers), _PART):
+        found = _octaves(source, fineness, numbers[start : start + _PART]).sum(axis=0, dtype=np.float64)
+        octaves += np.add.reduceat(found, starts)
+    return octaves / max(float(octaves.sum()), _LEAST)
+
+
+def _octaves(source: Source, fineness: int, part: slice | Int64Array) -> Float32Array:
+    """(n, 192) base-2 logarithms of 1 and the signal over the quantiser's step, squared, of some patches."""
+    qualities = np.minimum(fineness + HALF_OCTAVE * source.offsets[part], QUALITIES - 1)
+    qualities[qualities < EXACT_BELOW] = _LIKE_EXACT
+    widths = quantiser_steps()[qualities].astype(np.float32)[:, None]
+    return np.asarray(np.log2(1 + _SIGNAL * np.square(source.centred(part) / widths)))
 
 
 def _price_exponents(bits: Float64Array) -> Float64Array:

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from shared.arrays import Float32Array, UInt8Array
-from shared.codec.entropy.background import thumbnail, thumbnail_halved
+from shared.codec.entropy.background import Background, thumbnail, thumbnail_halved
 from shared.codec.entropy.codec import EntropyCodec
 from shared.codec.entropy.context import quantiser_steps
 from shared.codec.entropy.levels import HALF_OCTAVE
@@ -23,14 +23,16 @@ _OUTSIDE_MERIT: Final = (COARSEST - EXACT_BELOW + 1) / HALF_OCTAVE
 _PRICE_REACH: Final = 2.0  # half octaves that a price may make up for
 _NOTHING: Final = 1e-6
 _SMOOTHNESS: Final = 2.0
-_LAYER_BITS: Final = 1.45  # per octave of signal over step, squared; measured on photos
-_SURELY_MORE: Final = 1.3
+_LAYER_BITS: Final = 1.33  # per octave of signal over step, squared; measured on photos
+_HALVED_MORE: Final = 1.16  # a layer of half the size takes so much more than guessed, over one of the full size
+_SURELY_MORE: Final = 1.08
 _LAYERS: Final = ((124, True), (116, True), (124, False), (116, False), (108, False))
 
 
 def prepare(codec: EntropyCodec, image: UInt8Array, relevance: Float32Array, layer_bytes: int) -> Source:
     """Everything about a picture that does not depend on the setting, with a background layer in so many bytes."""
-    return prepare_over(codec, image, relevance, background_within(codec, image, layer_bytes))
+    background = background_within(codec, image, layer_bytes)
+    return _prepared(codec, image, relevance, background)
 
 
 def prepare_over(codec: EntropyCodec, image: UInt8Array, relevance: Float32Array, layer: bytes) -> Source:
@@ -39,8 +41,11 @@ def prepare_over(codec: EntropyCodec, image: UInt8Array, relevance: Float32Array
     Raises:
         StreamError: the layer is of another picture, or damaged.
     """
-    grid, patches = PatchGrid.of(image), split(image)
-    colours = codec.background(layer, grid)
+    return _prepared(codec, image, relevance, Background(layer, codec.background(layer, PatchGrid.of(image))))
+
+
+def _prepared(codec: EntropyCodec, image: UInt8Array, relevance: Float32Array, background: Background) -> Source:
+    grid, patches, (layer, colours) = PatchGrid.of(image), split(image), background
     edges = _edges(relevance, colours, grid) if _is_mask(relevance) else None
     coefficients = codec.lossy.transform.analyse(edges.continued(patches) if edges else patches)
     return Source(patches, coefficients, *allotted(relevance, grid), edges, grid, layer, codec.expected_means(colours))
@@ -89,7 +94,7 @@ def _enlarged(colours: UInt8Array, grid: PatchGrid) -> UInt8Array:
     return np.asarray(small.resize(size, Image.Resampling.BICUBIC))[: grid.height, : grid.width]
 
 
-def background_within(codec: EntropyCodec, image: UInt8Array, limit_bytes: int) -> bytes:
+def background_within(codec: EntropyCodec, image: UInt8Array, limit_bytes: int) -> Background:
     """The finest background layer within a number of bytes; empty where even the coarsest takes more.
 
     The search begins with the one that a guess of the bytes says, and mostly ends with the next.
@@ -97,17 +102,17 @@ def background_within(codec: EntropyCodec, image: UInt8Array, limit_bytes: int) 
     small = thumbnail(image)
     limit_bytes = min(limit_bytes, max_sketch_bytes(PatchGrid.of(image).count))
     guesses = _guessed_layers(codec, small)
-    best, low, high, scale = b"", 0, len(_LAYERS), 1.0
+    best, low, high, scale = Background(b"", codec.background(b"", PatchGrid.of(image))), 0, len(_LAYERS), 1.0
     while low < high:
         fitting = [number for number in range(low, high) if guesses[number] * scale <= limit_bytes]
         number = max(fitting, default=low)
         quality, halved = _LAYERS[number]
-        layer = codec.encode_background(small, quality, halved=halved)
-        if len(layer) <= limit_bytes:
-            best, low = layer, number + 1
+        found = codec.encode_background(small, quality, halved=halved)
+        if len(found.layer) <= limit_bytes:
+            best, low = found, number + 1
         else:
             high = number
-        scale = len(layer) / guesses[number]
+        scale = len(found.layer) / guesses[number]
         if low < high and guesses[low] * scale > _SURELY_MORE * limit_bytes:
             break
     return best
@@ -117,7 +122,7 @@ def _guessed_layers(codec: EntropyCodec, small: UInt8Array) -> list[float]:
     """About how many bytes each of the layers takes."""
     transform = codec.lossy.transform
     found = {halved: transform.analyse(split(thumbnail_halved(small) if halved else small)) for halved in (True, False)}
-    return [_guessed_bytes(found[halved], quality) for quality, halved in _LAYERS]
+    return [_guessed_bytes(found[halved], quality) * (_HALVED_MORE if halved else 1) for quality, halved in _LAYERS]
 
 
 def _guessed_bytes(coefficients: Float32Array, quality: int) -> float:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -20,24 +20,48 @@ from shared.codec.entropy.codec import (
 )
 from shared.codec.entropy.levels import EXACT, sending_order
 from shared.codec.entropy.lossy_model import DEFAULT_PRICE
-from shared.codec.entropy.pacing import NO_COURSE, Course, Pacer
+from shared.codec.entropy.pacing import NO_COURSE, Course, Pacer, place_groups
 from shared.entropy_level_map import encode as encode_level_map
 from shared.packets import PACKET_HEADER_BYTES, SECTION_HEADER_BYTES, StreamHeader
 from transmitter.entropy.exact_bodies import ExactBodies, Measure, halves
 from transmitter.entropy.purse import Purse, Way, bits_of
 from transmitter.entropy.revisions import Served
 from transmitter.entropy.samples import LEAST, in_company, stretches
-from transmitter.entropy.settings import Setting, Source, at_price, edges_are_whole, guessed_bits, levels_at
+from transmitter.entropy.settings import (
+    Setting,
+    Source,
+    at_price,
+    edges_are_whole,
+    guessed_bits,
+    guessed_shares,
+    levels_at,
+)
 from transmitter.entropy.trial import STRING_BITS, Aim, Coding, Piece, Taken, Trial, bodies_of
 from transmitter.planning import PlanRequest, wire_bytes
 
 _NEVER: Final = 1 << 40  # bytes
 _FACTORS: Final = (0.1, 10.0)
+_LEAST: Final = 1e-9
 _NEARBY: Final = 6  # quantisers from which bits are known to a percent or two, where patches were measured
+_STRANGERS: Final = 0.1  # of those of which a measure tells
+_SHIFT: Final = 1.7  # by which power the shares of the groups change more than guesses say; measured on photos
 _BODY_SHARE: Final = 0.94  # how full a body is aimed to be: what its patches take varies with their company
 _BODY_OVERHEAD_BITS: Final = 8 * (COUNT_BYTES + 6)
 _AROUND_BODY_BYTES: Final = 18  # packet header and what a string takes beyond its symbols
 _HEADER_BYTES: Final = 60  # of a stream header without the background layer
+
+
+class _Seen(NamedTuple):
+    """How the bits of lossy patches came."""
+
+    fineness: int
+    lossy: BoolArray
+    """(grid.count,) which they are."""
+    course: Course
+
+    def tells_of(self, lossy: BoolArray) -> bool:
+        """Whether nearly all of (grid.count,) other lossy patches are among them."""
+        return np.count_nonzero(lossy & ~self.lossy) <= _STRANGERS * np.count_nonzero(lossy)
 
 
 @dataclass
@@ -54,8 +78,8 @@ class Trials:
     _guesses: dict[int, Float64Array] = field(default_factory=dict)
     factors: Float64Array | None = None
     """(grid.count,) of each patch's bits over what was guessed, as last seen, at the default price of a bit."""
-    _seen: tuple[int, Course] | None = None
-    """A fineness at which lossy patches were looked at, and how their bits came."""
+    _seen: "_Seen | None" = None
+    """What was looked at last."""
 
     @property
     def exact_at_once(self) -> bool:
@@ -74,14 +98,19 @@ class Trials:
         """What `run` would give without the bodies, nearly, in less than half the time."""
         trial = self._tried(setting, self._measured)
         if trial.course.total:
-            self._seen = setting.fineness, trial.course
+            self._seen = _Seen(setting.fineness, _are_lossy(trial.levels), trial.course)
         return trial
 
     def foretell(self, setting: Setting) -> Trial | None:
-        """What `measure` would give, from what was seen at a fineness nearby, in no time; None where nothing was."""
-        if self._seen is None or abs(self._seen[0] - setting.fineness) > _NEARBY or setting.more_exact:
+        """What `measure` would give, by what was seen at a fineness nearby, in no time; None where nothing was."""
+        seen, levels = self._seen, self._scene_of(setting).levels
+        if seen is None or abs(seen.fineness - setting.fineness) > _NEARBY or not seen.tells_of(_are_lossy(levels)):
             return None
-        return self._tried(setting, partial(_foretold, self._expected(self.guessed(setting.fineness)), self._seen[1]))
+        numbers = np.flatnonzero(_are_lossy(levels))
+        now, before = (guessed_shares(self.source, each, numbers) for each in (setting.fineness, seen.fineness))
+        # The finer the quantisers, the more of all bits are those of fine groups.
+        course = seen.course.scaled(((now / np.maximum(before, _LEAST)) ** _SHIFT)[place_groups()])
+        return self._tried(setting, partial(_foretold, self._expected(self.guessed(setting.fineness)), course))
 
     def sample(self, fineness: int) -> None:
         """Learns what lossy patches take under a fineness from a few of them, if there are many.
@@ -90,7 +119,7 @@ class Trials:
             fineness: at the default price.
         """
         guess, scene = self.guessed(fineness), self._scene_of(Setting(fineness))
-        lossy = scene.order[scene.levels[scene.order] != EXACT]
+        lossy = scene.order[_are_lossy(scene.levels[scene.order])]
         if len(lossy) < LEAST:
             return
         runs = list(stretches(lossy))
@@ -99,7 +128,8 @@ class Trials:
         bits = in_company(measured.bits)
         factors = np.full(len(guess), bits.sum() / max(guess[numbers].sum(), 1))
         factors[numbers] = bits / np.maximum(guess[numbers], 1)
-        self.factors, self._seen = np.asarray(np.clip(factors, *_FACTORS)), (fineness, measured.course)
+        self.factors = np.asarray(np.clip(factors, *_FACTORS))
+        self._seen = _Seen(fineness, _are_lossy(scene.levels), measured.course)
 
     def look_at_exact(self, fineness: int) -> bool:
         """Learns more of what the patches take that are exact under a fineness; False where no more is to be learnt.
@@ -197,8 +227,7 @@ class Trials:
     def expected_lossy_bytes(self, fineness: int) -> float:
         """What of that lossy patches take."""
         levels, _, _ = levels_at(self.source, Setting(fineness), self._closed(fineness, self.guessed(fineness)))
-        lossy = (levels > 0) & (levels != EXACT)
-        return float(self._expected(self.guessed(fineness))[lossy].sum() / 8)
+        return float(self._expected(self.guessed(fineness))[_are_lossy(levels)].sum() / 8)
 
     def expected_if_exact(self, fineness: int) -> float:
         """`expected_bytes` where what matters is exact, after a sample of that."""
@@ -269,7 +298,7 @@ class Trials:
 
     def _learn(self, levels: UInt8Array, factors: Float64Array) -> None:
         """Notes what lossy patches took, for others by what those took on average."""
-        lossy = (levels > 0) & (levels != EXACT)
+        lossy = _are_lossy(levels)
         if lossy.any():
             before = np.full(len(levels), float(np.median(factors[lossy]))) if self.factors is None else self.factors
             self.factors = np.where(lossy, np.clip(factors, *_FACTORS), before)
@@ -309,6 +338,10 @@ class Trials:
     def _header(self, scene: Scene) -> StreamHeader:
         level_map = bytes([scene.base, scene.spacing]) + encode_level_map(scene.levels, scene.grid)
         return StreamHeader(ENTROPY_CODEC, self.codec.weights_hash, scene.grid, self.source.layer, level_map, 0)
+
+
+def _are_lossy(levels: UInt8Array) -> BoolArray:
+    return np.asarray((levels > 0) & (levels != EXACT))
 
 
 def _foretold(

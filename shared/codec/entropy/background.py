@@ -9,7 +9,7 @@ layer    halved:1 bit, quality:7 bits │ string of `LossyModel` over the thumbn
 ```
 """
 
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -36,7 +36,15 @@ def thumbnail(image: UInt8Array) -> UInt8Array:
     return np.asarray(np.rint(means), np.uint8).reshape(grid.rows, grid.columns, 3)
 
 
-def encode_background(model: LossyModel, small: UInt8Array, quality: int, *, halved: bool) -> bytes:
+class Background(NamedTuple):
+    """A background layer."""
+
+    layer: bytes
+    colours: UInt8Array
+    """(patches of the picture, 3) RGB, as `decode_background` gives them."""
+
+
+def encode_background(model: LossyModel, small: UInt8Array, quality: int, *, halved: bool) -> Background:
     """Codes a thumbnail.
 
     Args:
@@ -46,9 +54,10 @@ def encode_background(model: LossyModel, small: UInt8Array, quality: int, *, hal
         halved: whether to send it at half its size.
     """
     sent = thumbnail_halved(small) if halved else small
-    context = _context(PatchGrid.of(sent), quality)
-    encoding = model.encode(model.transform.analyse(split(sent)), context, DEFAULT_PRICE)
-    return bytes([quality | _HALVED * halved]) + encoding.bodies[0]
+    grid = PatchGrid.of(sent)
+    encoding = model.encode(model.transform.analyse(split(sent)), _context(grid, quality), DEFAULT_PRICE)
+    layer = bytes([quality | _HALVED * halved]) + encoding.bodies[0]
+    return Background(layer, _shown(model, encoding.coefficients, grid, *small.shape[:2], halved=halved))
 
 
 def thumbnail_halved(small: UInt8Array) -> UInt8Array:
@@ -79,8 +88,15 @@ def decode_background(model: LossyModel, layer: bytes, grid: PatchGrid) -> UInt8
     decoding = model.decode([layer[1:]], _context(small, quality))
     if decoding.damaged.any():
         raise StreamError("background layer is damaged")
-    shown = join(model.transform.synthesise(decoding.coefficients), small)
-    return np.ascontiguousarray(_doubled(shown)[: grid.rows, : grid.columns] if halved else shown).reshape(-1, 3)
+    return _shown(model, decoding.coefficients, small, grid.rows, grid.columns, halved=halved)
+
+
+def _shown(
+    model: LossyModel, coefficients: Float64Array, small: PatchGrid, rows: int, columns: int, *, halved: bool
+) -> UInt8Array:
+    """(rows * columns, 3) colours of the patches of a thumbnail, or of half of one."""
+    shown = join(model.transform.synthesise(coefficients), small)
+    return np.ascontiguousarray(_doubled(shown)[:rows, :columns] if halved else shown).reshape(-1, 3)
 
 
 def _doubled(small: UInt8Array) -> UInt8Array:

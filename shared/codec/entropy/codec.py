@@ -21,7 +21,7 @@ from typing import Final
 import numpy as np
 
 from shared.arrays import BoolArray, Float32Array, Float64Array, Int16Array, Int64Array, UInt8Array
-from shared.codec.entropy.background import decode_background, encode_background, expected_means
+from shared.codec.entropy.background import Background, decode_background, encode_background, expected_means
 from shared.codec.entropy.context import PatchContext
 from shared.codec.entropy.levels import EXACT, QUALITY_SKIPPED, qualities_of
 from shared.codec.entropy.lossless import LosslessCoder, load_lossless
@@ -222,7 +222,7 @@ class EntropyCodec:
         patches[numbers] = self.lossy.transform.synthesise(decoding.coefficients[good])
         qualities[numbers] = scene.qualities(numbers)
 
-    def encode_background(self, small: UInt8Array, quality: int, *, halved: bool) -> bytes:
+    def encode_background(self, small: UInt8Array, quality: int, *, halved: bool) -> Background:
         """See `background.encode_background`."""
         return encode_background(self.lossy, small, quality, halved=halved)
 

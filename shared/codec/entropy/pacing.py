@@ -93,8 +93,8 @@ class Course:
             found = min(max(found, -_LARGEST_LOG), _LARGEST_LOG)
         return math.exp(found)
 
-    def scaled(self, factor: float) -> "Course":
-        """Of patches that take `factor` times as much."""
+    def scaled(self, factor: float | Float64Array) -> "Course":
+        """Of patches that take `factor` times as much, in all places or (places,) in each."""
         return Course(factor * self.bits, factor * self.raised)
 
 
