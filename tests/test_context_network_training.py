@@ -62,7 +62,9 @@ def test_examples_are_what_the_encoder_sees():
 
 def test_coded_examples_and_those_of_the_floats_are_about_the_same():
     """The encoder quantises dependently, but what the networks have to foretell is the same picture."""
-    predictor = FloatPredictor([float_network(network.first, network.heads, group) for group, network in enumerate(MODEL.networks)])
+    predictor = FloatPredictor(
+        [float_network(network.first, network.heads, group) for group, network in enumerate(MODEL.networks)]
+    )
     coded = roll_out_coded(PICTURES[1], MODEL, np.random.default_rng(2))
     alone = roll_out(PICTURES[1], MODEL.transform, predictor, np.random.default_rng(2))
     one, other = (examples.arrays(1)[0] for examples in (coded, alone))

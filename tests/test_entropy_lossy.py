@@ -102,7 +102,9 @@ def _part_by_integers(network, number, features, own):
     sums = first.weights[:, columns].astype(np.int64) @ np.array(row)
     hidden = np.clip((sums + first.bias) >> first.shift, 0, PART_ACTIVATION_LIMIT)
     for layer in network.heads[number].layers[:-1]:
-        hidden = np.clip((layer.weights.astype(np.int64) @ hidden + layer.bias) >> layer.shift, 0, PART_ACTIVATION_LIMIT)
+        hidden = np.clip(
+            (layer.weights.astype(np.int64) @ hidden + layer.bias) >> layer.shift, 0, PART_ACTIVATION_LIMIT
+        )
     last = network.heads[number].layers[-1]
     return (last.weights.astype(np.int64) @ hidden + last.bias) >> last.shift
 

@@ -15,7 +15,7 @@ from shared.codec.entropy.context import PatchContext
 from shared.codec.entropy.levels import QUALITY_EXACT, QUALITY_SKIPPED
 from shared.codec.entropy.lossy_model import DEFAULT_PRICE, LossyModel
 from shared.codec.entropy.weights import load_lossy
-from shared.patches import PATCH_SIZE, PatchGrid, join, split
+from shared.patches import PatchGrid, join, split
 from training.entropy.rollouts import random_crop
 from training.ladder.data import Photos
 from training.ladder.pictures import random_levels

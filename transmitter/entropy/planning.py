@@ -23,6 +23,7 @@ from shared.codec.entropy.context import QUALITIES
 from shared.errors import BudgetTooSmallError
 from shared.packets import PACKET_HEADER_BYTES
 from transmitter.entropy.closing import Goal
+from transmitter.entropy.costs import Costs
 from transmitter.entropy.revisions import Served
 from transmitter.entropy.search import Search
 from transmitter.entropy.settings import ALL_EXACT, Setting
@@ -60,7 +61,7 @@ def plan_entropy(codec: EntropyCodec, image: UInt8Array, relevance: Float32Array
     """
     share = _LAYER_SHARE if relevance.any() else _PLAIN_LAYER_SHARE
     source = prepare(codec, image, relevance, int(request.budget_bytes * share))
-    trials = Trials(codec, source, request)
+    trials = Trials(Costs(codec, source), request)
     found = Search(trials, _goal(request)).run()
     if found is None or not found.bodies:
         found = _layer_alone(codec, image, relevance, request)
@@ -83,7 +84,8 @@ def replan_entropy(learnt: Trials, request: PlanRequest, earlier: Sequence[Earli
         InvalidInputError: `earlier` is not of this picture.
     """
     source = replace(learnt.source, layer=b"")
-    trials = replace(learnt, source=source, request=request, served=Served.of(earlier, source, learnt.factors))
+    served = Served.of(earlier, source, learnt.costs.factors)
+    trials = Trials(replace(learnt.costs, source=source, served=served, seen=None), request)
     found = Search(trials, _goal(request)).run()
     plan = _plan(found, request) if found else None
     return plan if plan and worth_sending(plan) else None
@@ -92,7 +94,7 @@ def replan_entropy(learnt: Trials, request: PlanRequest, earlier: Sequence[Earli
 def plan_exactly(codec: EntropyCodec, image: UInt8Array, request: PlanRequest) -> Plan:
     """Every patch exact, whatever it takes; `request.budget_bytes` is not looked at."""
     source = prepare(codec, image, np.zeros(image.shape[:2], np.float32), 0)
-    return _plan(Trials(codec, source, request).run(Setting(ALL_EXACT)), request)
+    return _plan(Trials(Costs(codec, source), request).run(Setting(ALL_EXACT)), request)
 
 
 def _goal(request: PlanRequest) -> Goal:
@@ -118,10 +120,10 @@ def _scans(bodies: Sequence[Body], request: PlanRequest) -> list[tuple[Body, ...
 def _layer_alone(codec: EntropyCodec, image: UInt8Array, relevance: Float32Array, request: PlanRequest) -> Trial:
     """For budgets in which no patch fits: all of it for the background."""
     nothing = Setting(QUALITIES)
-    bare = Trials(codec, prepare(codec, image, relevance, 0), request).run(nothing)
+    bare = Trials(Costs(codec, prepare(codec, image, relevance, 0)), request).run(nothing)
     left = request.budget_bytes - bare.wire_bytes
     if left < 0:
         least = f"{request.budget_bytes} bytes, where the headers alone take {bare.wire_bytes}"
         raise BudgetTooSmallError("budget", least)
-    trial = Trials(codec, prepare(codec, image, relevance, left), request).run(nothing)
+    trial = Trials(Costs(codec, prepare(codec, image, relevance, left)), request).run(nothing)
     return trial if trial.wire_bytes <= request.budget_bytes else bare

@@ -143,9 +143,10 @@ class Search:
         return min(max(fineness, bracket.low), bracket.high)
 
     def _hopes_for_exact(self) -> bool:
-        if not self.trials.exact_at_once or self.trials.source.edges is None:
+        if not self.trials.costs.exact_at_once or self.trials.source.edges is None:
             return False
-        return self.trials.expected_if_exact(EXACT_BELOW - 1) <= _HOPE * self.goal.budget_bytes
+        self.trials.costs.sample_exact(EXACT_BELOW - 1)
+        return self.trials.expected_bytes(EXACT_BELOW - 1) <= _HOPE * self.goal.budget_bytes
 
     def _noted(self, bracket: _Bracket, fineness: int) -> Trial:
         trial = self._try(Setting(fineness))
@@ -168,14 +169,14 @@ class Search:
     def _first_guess(self) -> int:
         """The fineness to begin with."""
         fineness = self._guess(1.0)
-        if self.trials.factors is not None:
+        if self.trials.costs.factors is not None:
             return fineness
         for _ in range(_LOOKS):
             if not self.trials.look_at_exact(fineness):
                 break
             fineness = self._guess_anew()
-        if self.trials.expected_lossy_bytes(fineness) < _LITTLE * self.goal.budget_bytes:
-            self.trials.sample(fineness)
+        if self.trials.costs.expected_bits(fineness)[1] < 8 * _LITTLE * self.goal.budget_bytes:
+            self.trials.costs.sample(fineness)
         return self._guess_anew()
 
     def _guess_anew(self) -> int:
@@ -189,7 +190,7 @@ class Search:
 
     def _beyond_exact(self, over: Trial) -> bool:
         """Whether all that matters became exact at once and there is more: bytes fall anything but evenly there."""
-        return self.trials.exact_at_once and over.setting.fineness < EXACT_BELOW - 1
+        return self.trials.costs.exact_at_once and over.setting.fineness < EXACT_BELOW - 1
 
     def _leap(self, fits: Trial, over: Trial) -> Trial:
         """Where one step of fineness makes so many patches exact that the budget bursts: some of them."""

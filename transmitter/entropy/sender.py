@@ -10,6 +10,7 @@ from shared.arrays import Float32Array, UInt8Array
 from shared.codec.entropy.codec import EntropyCodec
 from shared.codec.registry import ENTROPY, CodecEntry
 from shared.patches import PatchGrid
+from transmitter.entropy.costs import Costs
 from transmitter.entropy.planning import plan_entropy, plan_exactly, replan_entropy
 from transmitter.entropy.source import prepare_over
 from transmitter.entropy.trials import Trials
@@ -44,7 +45,7 @@ class EntropyPicture:
             before, trials = self._learnt
             if trials.source.layer == layer and np.array_equal(before, relevance):
                 return trials
-        trials = Trials(self.codec, prepare_over(self.codec, self.image, relevance, layer), request)
+        trials = Trials(Costs(self.codec, prepare_over(self.codec, self.image, relevance, layer)), request)
         self._learnt = relevance.copy(), trials
         return trials
 

@@ -9,7 +9,7 @@ It is an autoregressive network in the manner of MADE (arXiv 1502.03509): each c
 those before it in its own patch, at the cost of a small product each.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
