@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from skimage.data import astronaut
 
 from shared.codec.entropy.context import FEATURE_BOUND, QUALITIES, PatchContext, inputs_of, quantiser_steps
+from shared.codec.entropy.lossy import run
 from shared.codec.entropy.lossy_model import DEFAULT_PRICE
 from shared.codec.entropy.part_network import ALWAYS, PART_ACTIVATION_LIMIT
 from shared.codec.entropy.schedule import GROUP_ENDS, GROUPS, parts_of, passes_of, steps
@@ -158,6 +159,19 @@ def test_any_patches_under_any_quantisers_in_any_packets(data):
     encoding = MODEL.encode(coefficients, _context(numbers, qualities, packets), DEFAULT_PRICE)
     decoding = MODEL.decode(encoding.bodies, _context(numbers, qualities, packets))
     np.testing.assert_array_equal(decoding.coefficients, encoding.coefficients)
+
+
+@pytest.mark.parametrize("quality", [60, 150])
+def test_patches_that_are_as_foretold_are_shown_so(quality):
+    """The means of a patch of its background's colour need no correction, and are no zeros for all that."""
+    context = _context(np.arange(3), np.full(3, quality), np.arange(3))
+    run(context, MODEL, MODEL.shrink, lambda prediction: np.zeros_like(prediction.scales), np.ones(3, np.int64))
+    foretold = context.values[:-1].astype(np.float32)
+    assert np.abs(foretold[:, 0]).min() > 0
+    encoding = MODEL.encode(foretold, _context(np.arange(3), np.full(3, quality), np.arange(3)), DEFAULT_PRICE)
+    decoding = MODEL.decode(encoding.bodies, _context(np.arange(3), np.full(3, quality), np.arange(3)))
+    np.testing.assert_array_equal(decoding.coefficients, foretold)
+    np.testing.assert_array_equal(encoding.coefficients, foretold)
 
 
 def test_packet_decodes_without_the_others():

@@ -100,8 +100,9 @@ class Chooser:
         """(n,) about what each patch takes."""
         self.group_bits = np.zeros((self.packets, GROUPS))
         """About what each group of each packet takes."""
-        self.groups = np.zeros(self.packets, np.int64)
-        """How many groups of each packet are not empty."""
+        self.groups = np.ones(self.packets, np.int64)
+        """How many groups of each packet are sent: no empty ones at the end, but the means always, since patches of
+        which nothing was sent are not what was foretold."""
         places = len(place_groups())
         self._taken, self._saved = np.zeros((places, self.packets)), np.zeros((places, self.packets))
 

@@ -4,8 +4,8 @@
 coefficients ─► run ─► residuals, step by step ─► as many groups as are not empty ─► one string per packet
 string ───────► run ─► coefficients
 ```
-A string opens with the number of groups that it holds (one byte). Those that are all zero at the end cost nothing,
-in bytes or in time.
+A string opens with the number of groups that it holds (one byte), at least 1. Further ones that are all zero at the
+end cost nothing, in bytes or in time.
 """
 
 import math
