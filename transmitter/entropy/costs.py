@@ -60,7 +60,7 @@ class Costs:
 
     def scene_of(self, setting: Setting) -> Scene:
         """The levels that a setting gives, and what follows from them."""
-        return self.scene(*levels_at(self.source, setting, self._closed(setting.fineness)))
+        return self.scene(*levels_at(self.source, setting, self._closed(setting)))
 
     def scene(self, levels: UInt8Array, base: int, spacing: int) -> Scene:
         """What follows from (grid.count,) levels; `base`, `spacing`: see `levels_at`."""
@@ -78,11 +78,11 @@ class Costs:
         guess = self.guessed(fineness)
         return guess.copy() if self.factors is None else self.factors * guess
 
-    def expected_bits(self, fineness: int) -> tuple[float, float]:
+    def expected_bits(self, setting: Setting) -> tuple[float, float]:
         """What all patches take, and what of that the lossy ones do, without coding or measuring anything."""
-        levels, _, _ = levels_at(self.source, Setting(fineness), self._closed(fineness))
-        exact = self.exact[self.whole(fineness)].expected(self.guessed(fineness))[levels == EXACT].sum()
-        lossy = self.expected(fineness)[are_lossy(levels)].sum()
+        levels, _, _ = levels_at(self.source, setting, self._closed(setting))
+        exact = self.exact[self.whole(setting.fineness)].expected(self.guessed(setting.fineness))[levels == EXACT].sum()
+        lossy = self.expected(setting.fineness)[are_lossy(levels)].sum()
         return float(exact + lossy), float(lossy)
 
     def learn(self, levels: UInt8Array, factors: Float64Array) -> None:
@@ -137,8 +137,8 @@ class Costs:
         """Whether all pixels of exact patches are to be exact, not only those inside the mask."""
         return self.source.edges is None or edges_are_whole(fineness)
 
-    def _closed(self, fineness: int) -> BoolArray | None:
-        return None if self.served is None else self.served.closed(self.source, fineness, self.guessed(fineness))
+    def _closed(self, setting: Setting) -> BoolArray | None:
+        return None if self.served is None else self.served.closed(self.source, setting, self.guessed(setting.fineness))
 
 
 def are_lossy(levels: UInt8Array) -> BoolArray:

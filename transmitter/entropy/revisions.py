@@ -11,7 +11,7 @@ where `price * width^2` is the error that a bit is worth under the new quantiser
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -29,7 +29,7 @@ from shared.codec.entropy.levels import (
 from shared.codec.entropy.lossy_model import DEFAULT_PRICE
 from shared.codec.registry import ENTROPY
 from shared.patches import PatchGrid
-from transmitter.entropy.settings import EXACT_BELOW, Source
+from transmitter.entropy.settings import EXACT_BELOW, Setting, Source
 from transmitter.planning import Earlier, check_earlier
 
 _PRICE: Final = DEFAULT_PRICE  # of a bit, in squared quantiser steps
@@ -51,6 +51,8 @@ class Served:
     factors: Float64Array | float = 1.0
     """(grid.count,) of each patch's bits over what is guessed. They stay: who takes part must not depend on the way
     by which a search came to a setting."""
+    _ratios: dict[int, Float64Array] = field(default_factory=dict)
+    """By the fineness, (grid.count,) of `_gains_per_cost`."""
 
     @classmethod
     def of(cls, earlier: Sequence[Earlier], source: Source, factors: Float64Array | None) -> "Served":
@@ -68,18 +70,25 @@ class Served:
         errors = np.where(qualities >= 0, _errors(source, qualities), 0)
         return cls(qualities, errors, 1.0 if factors is None else factors)
 
-    def closed(self, source: Source, fineness: int, guess: Float64Array) -> BoolArray:
+    def closed(self, source: Source, setting: Setting, guess: Float64Array) -> BoolArray:
         """(grid.count,) patches that stay as they are.
 
         Args:
             source: the picture.
-            fineness: quantiser of the most important patches.
+            setting: what is varied.
             guess: (grid.count,) bits that each might take.
         """
+        if setting.fineness not in self._ratios:
+            self._ratios[setting.fineness] = self._gains_per_cost(source, setting.fineness, guess)
+        worth = self._ratios[setting.fineness] > setting.reluctance
+        return np.asarray((self.qualities != QUALITY_SKIPPED) & ~(worth & (self.qualities != QUALITY_EXACT)))
+
+    def _gains_per_cost(self, source: Source, fineness: int, guess: Float64Array) -> Float64Array:
+        """(grid.count,) what patches gain over what their bits would gain elsewhere."""
         qualities = fineness + HALF_OCTAVE * source.offsets
         gains = self.errors - np.where(qualities < EXACT_BELOW, 0, _errors(source, qualities))
-        worth = gains * source.shares > _PRICE * _widths(qualities) ** 2 * (self.factors * guess + _MAP_BITS)
-        return np.asarray((self.qualities != QUALITY_SKIPPED) & ~(worth & (self.qualities != QUALITY_EXACT)))
+        costs = _PRICE * _widths(qualities) ** 2 * (self.factors * guess + _MAP_BITS)
+        return np.asarray(gains * source.shares / costs)
 
 
 def served_qualities(earlier: Sequence[Earlier], grid: PatchGrid) -> Int64Array:

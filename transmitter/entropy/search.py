@@ -20,6 +20,8 @@ _TRIALS: Final = 12
 _STEP_BACK: Final = 3  # quantisers
 _LOOKS: Final = 4  # at exact patches: some of them, all of them, and both where their edges are to be exact too
 _LITTLE: Final = 0.2  # of a budget: what a sample is off by is lost in it
+_RELUCTANCE: Final = 8.0  # the greatest that is looked at
+_HALVINGS: Final = 6
 _HOPE: Final = 1.1  # over the budget: a sample is not that sure
 _NEARLY_EXACT: Final = 44  # under quantisers from here on, all inside a mask may take fewer bytes if it is exact
 
@@ -78,7 +80,7 @@ class Search:
         if over is not None and near(over):
             self._close(over)
         if fits is not None and over is not None and not self._enough():
-            fits = self._leap(fits, over)
+            fits = self._leap(self._held_back(fits, over), over)
         if fits is not None and not self._enough():
             self._close(fits)
 
@@ -146,7 +148,7 @@ class Search:
         if not self.trials.costs.exact_at_once or self.trials.source.edges is None:
             return False
         self.trials.costs.sample_exact(EXACT_BELOW - 1)
-        return self.trials.expected_bytes(EXACT_BELOW - 1) <= _HOPE * self.goal.budget_bytes
+        return self.trials.expected_bytes(Setting(EXACT_BELOW - 1)) <= _HOPE * self.goal.budget_bytes
 
     def _noted(self, bracket: _Bracket, fineness: int) -> Trial:
         trial = self._try(Setting(fineness))
@@ -175,7 +177,7 @@ class Search:
             if not self.trials.look_at_exact(fineness):
                 break
             fineness = self._guess_anew()
-        if self.trials.costs.expected_bits(fineness)[1] < 8 * _LITTLE * self.goal.budget_bytes:
+        if self.trials.costs.expected_bits(Setting(fineness))[1] < 8 * _LITTLE * self.goal.budget_bytes:
             self.trials.costs.sample(fineness)
         return self._guess_anew()
 
@@ -191,6 +193,21 @@ class Search:
     def _beyond_exact(self, over: Trial) -> bool:
         """Whether all that matters became exact at once and there is more: bytes fall anything but evenly there."""
         return self.trials.costs.exact_at_once and over.setting.fineness < EXACT_BELOW - 1
+
+    def _held_back(self, fits: Trial, over: Trial) -> Trial:
+        """Where one step of fineness makes so many patches worth sending again that the budget bursts: some of them."""
+        if over.setting.fineness != fits.setting.fineness - 1 or np.count_nonzero(over.levels) <= np.count_nonzero(
+            fits.levels
+        ):
+            return fits
+        scale = fits.wire_bytes / max(self.trials.expected_bytes(fits.setting), 1)
+        low, high = 1.0, _RELUCTANCE
+        for _ in range(_HALVINGS):
+            middle = math.sqrt(low * high)
+            bytes_ = scale * self.trials.expected_bytes(replace(over.setting, reluctance=middle))
+            low, high = (middle, high) if bytes_ > self.goal.aim_bytes else (low, middle)
+        trial = self._try(replace(over.setting, reluctance=high))
+        return trial if self._fits(trial) and trial.wire_bytes > fits.wire_bytes else fits
 
     def _leap(self, fits: Trial, over: Trial) -> Trial:
         """Where one step of fineness makes so many patches exact that the budget bursts: some of them."""
@@ -231,7 +248,7 @@ class Search:
 
     def _guessed_bytes(self, fineness: int) -> float:
         if fineness not in self.guesses:
-            self.guesses[fineness] = self.trials.expected_bytes(fineness)
+            self.guesses[fineness] = self.trials.expected_bytes(Setting(fineness))
         return self.guesses[fineness]
 
 

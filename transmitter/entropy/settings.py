@@ -116,6 +116,8 @@ class Setting:
     """Quantiser of the most important patches; may be below 0, where all of them are exact."""
     more_exact: int = 0
     """How many of the most important lossy patches are exact nevertheless."""
+    reluctance: float = 1.0
+    """How many times as much as its bits gain elsewhere a patch must gain that is there already, to be sent again."""
 
 
 def edges_are_whole(fineness: int) -> bool:

@@ -151,9 +151,9 @@ class Trials:
         taken = self._wire_bytes(trial.header, sizes)
         return replace(trial, bodies=tuple(bodies), wire_bytes=taken, lossy_bytes=trial.lossy_bytes + grown)
 
-    def expected_bytes(self, fineness: int) -> float:
+    def expected_bytes(self, setting: Setting) -> float:
         """About what `run` would take at the default price, without coding or measuring anything."""
-        bodies = self.costs.expected_bits(fineness)[0] / 8
+        bodies = self.costs.expected_bits(setting)[0] / 8
         return bodies * (1 + _AROUND_BODY_BYTES / self._packet_capacity) + len(self.source.layer) + _HEADER_BYTES
 
     def _exact(self, scene: Scene, fineness: int) -> list[Piece]:

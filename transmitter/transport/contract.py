@@ -12,7 +12,7 @@ from typing import Final
 
 from shared.arrays import BoolArray
 
-USUAL_REPLAN_S: Final = 0.3
+USUAL_REPLAN_S: Final = 0.2
 """What a new plan takes of a photo of the paper's size."""
 
 
