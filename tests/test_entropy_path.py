@@ -14,12 +14,14 @@ from client.files import EncodedFile, decode_file, encode_exactly, encode_within
 from receiver.assembly import Arrival, Assembly
 from receiver.codecs import load_receiver
 from receiver.contract import ArrivedPatches, ReceiverCodec, by_number
-from shared.codec.entropy.codec import ENTROPY_CODEC
+from shared.codec.entropy.background import thumbnail
+from shared.codec.entropy.codec import ENTROPY_CODEC, load_entropy_codec
 from shared.codec.entropy.levels import EXACT, LEVELS, sending_order
 from shared.codec.registry import ENTROPY
 from shared.container import read_frames
 from shared.errors import BudgetTooSmallError, InvalidInputError, PacketError, StreamError
 from shared.packets import Packet, PacketKind, StreamHeader
+from shared.patches import PatchGrid
 from shared.pictures import png_bytes
 from transmitter.budget import Budget
 from transmitter.codecs import load_sender
@@ -115,6 +117,14 @@ def test_a_picture_of_colourful_blocks_has_a_background_that_a_receiver_takes(re
     nothing = np.zeros(blocks.shape[:2], np.float32)
     plan = load_sender("entropy").prepare(blocks).plan(nothing, PlanRequest(60_000, 1_200))
     assert arrived(plan, receiver, pack(plan, 1)).decode().read_patches == 30 * 45
+
+
+@pytest.mark.parametrize("halved", [True, False])
+@pytest.mark.parametrize("size", [(80, 120), (72, 56), (8, 8)])
+def test_the_sender_knows_the_background_that_a_receiver_sees(size: tuple[int, int], halved: bool) -> None:
+    codec, image = load_entropy_codec(), np.ascontiguousarray(PHOTO[: size[0], : size[1]])
+    coded = codec.encode_background(thumbnail(image), 110, halved=halved)
+    np.testing.assert_array_equal(coded.colours, codec.background(coded.layer, PatchGrid.of(image)))
 
 
 def test_packets_keep_their_length_and_the_plan_counts_every_byte(plan: Plan) -> None:

@@ -1,11 +1,11 @@
-"""A first look at what a setting takes: a few stretches of patches all over the picture stand for all others.
+"""A look at a few stretches of patches all over the picture, which stand for all others.
 
 ```
 order of sending   ▓▓▓▓░░░░░░░░░░░░▓▓▓▓░░░░░░░░░░░░▓▓▓▓░░░      ▓ measured, each stretch as if it were a packet
 ```
-A quarter of the patches tells the bytes of all to two or three percent, which is near enough to know which setting is
-worth a whole trial. Stretches are short, so that there are many of them: what patches take varies from one corner of a
-picture to another.
+A quarter of the patches tells the bytes of all to some percent, which is enough for a background that takes little
+beside exact patches, and to know whether exact patches may fit at all. Stretches are short, so that there are many of
+them: what patches take varies from one corner of a picture to another.
 """
 
 from collections.abc import Iterator
