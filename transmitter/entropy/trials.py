@@ -63,7 +63,7 @@ class Trials:
         return replace(self._tried(trial.setting, self._coded, Aim(trial, aim_bytes)), course=trial.course)
 
     def measure(self, setting: Setting) -> Trial:
-        """What `run` would give without the bodies, nearly, in less than half the time."""
+        """What `run` would give without the bodies, nearly, in two thirds of the time."""
         trial = self._tried(setting, self._measured)
         self.costs.see(setting.fineness, trial.levels, trial.course)
         return trial

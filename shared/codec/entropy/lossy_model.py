@@ -166,7 +166,7 @@ class LossyModel:
         return chooser
 
     def measure(self, coefficients: Float32Array, context: PatchContext, price: float | Float64Array) -> LossyMeasure:
-        """About what `encode` would give, in less than half the time; arguments as there."""
+        """About what `encode` would give, in two thirds of the time; arguments as there."""
         chooser = self.choose_roughly(coefficients, context, price)
         bits = [chooser.group_bits[packet, :groups].sum() for packet, groups in enumerate(chooser.groups)]
         sizes = tuple(1 + math.ceil(count / 8 + _ENDING_BYTES) for count in bits)
