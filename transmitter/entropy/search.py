@@ -196,9 +196,8 @@ class Search:
 
     def _held_back(self, fits: Trial, over: Trial) -> Trial:
         """Where one step of fineness makes so many patches worth sending again that the budget bursts: some of them."""
-        if over.setting.fineness != fits.setting.fineness - 1 or np.count_nonzero(over.levels) <= np.count_nonzero(
-            fits.levels
-        ):
+        again = np.count_nonzero(over.levels) > np.count_nonzero(fits.levels)
+        if self.trials.costs.served is None or over.setting.fineness != fits.setting.fineness - 1 or not again:
             return fits
         scale = fits.wire_bytes / max(self.trials.expected_bytes(fits.setting), 1)
         low, high = 1.0, _RELUCTANCE
