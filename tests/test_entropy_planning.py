@@ -153,6 +153,23 @@ def test_uniform_map_is_sent_at_one_level():
     assert len(plan.header.level_map) <= 4
 
 
+@pytest.mark.parametrize("over", [1.2, 1.5, 2.0])
+def test_budget_is_used_where_exact_patches_take_less_than_nearly_exact_ones(over):
+    """As in drawings and screens: two colours with sharp edges."""
+    cells = np.random.default_rng(0).integers(0, 2, (IMAGE.shape[0] // 4, IMAGE.shape[1] // 4), np.uint8)
+    drawing = (60 + 130 * cells.repeat(4, axis=0).repeat(4, axis=1))[..., None].repeat(3, axis=2)
+    drawing[:48] = IMAGE[:48]  # what is left is for a photo beside it
+    mask = np.zeros(drawing.shape[:2], np.float32)
+    mask[64:-16, 16:-16] = 1
+    inside = Trials(Costs(CODEC, prepare(CODEC, drawing, mask, 150)), _request(1))
+    exact, nearly = (inside.measure(Setting(fineness)).wire_bytes for fineness in (EXACT_BELOW - 1, EXACT_BELOW))
+    assert exact < 0.8 * nearly
+    budget_bytes = int(over * exact)
+    plan = plan_entropy(CODEC, drawing, mask, _request(budget_bytes))
+    assert 0.95 * budget_bytes <= plan.wire_bytes <= budget_bytes
+    assert (plan.levels == EXACT).sum() >= (mask.reshape(-1, 8, mask.shape[1] // 8, 8).max(axis=(1, 3)) > 0).sum()
+
+
 def test_budget_below_the_headers_is_refused():
     with pytest.raises(BudgetTooSmallError, match="budget"):
         plan_entropy(CODEC, IMAGE, MASK, _request(20))

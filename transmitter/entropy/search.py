@@ -238,7 +238,14 @@ class Search:
 
     def _guess(self, scale: float) -> int:
         """The fineness at which a guess of the bytes, times `scale`, meets the budget."""
-        low, high = ALL_EXACT, QUALITIES
+        if not self.trials.costs.exact_at_once:
+            return self._guess_within(ALL_EXACT, QUALITIES, scale)
+        # Exact patches may take fewer bytes than nearly exact ones: bytes fall evenly on either side only.
+        if scale * self._guessed_bytes(EXACT_BELOW - 1) <= self.goal.budget_bytes:
+            return self._guess_within(ALL_EXACT, EXACT_BELOW - 1, scale)
+        return self._guess_within(EXACT_BELOW, QUALITIES, scale)
+
+    def _guess_within(self, low: int, high: int, scale: float) -> int:
         while low < high:
             middle = (low + high) // 2
             over = scale * self._guessed_bytes(middle) > self.goal.budget_bytes
