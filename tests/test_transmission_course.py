@@ -22,7 +22,7 @@ from transmitter.metrics import TransmitterMetrics
 from transmitter.pipeline import Job, Pipeline, StageClock
 from transmitter.replanning import Reason, open_bytes, request_for
 from transmitter.streams import MAX_MESSAGE_BYTES, batches, message_size
-from transmitter.transport.contract import LinkEstimate, RevisionWanted, SenderStats
+from transmitter.transport.contract import USUAL_REPLAN_S, LinkEstimate, RevisionWanted, SenderStats
 from transmitter.transport.pace import PlanningPace
 from transmitter.undertakings import KEPT, KEPT_S, Undertaking, Unfinished, request_digest
 
@@ -101,9 +101,9 @@ def test_where_planning_takes_long_it_is_asked_for_sooner_and_the_first_plan_las
 
 def test_how_long_plans_take_follows_the_machine_and_the_picture():
     pace = PlanningPace()
-    assert pace.replan_s(480 * 320 * 3) == pytest.approx(0.3)
-    assert pace.replan_s(4 * 480 * 320 * 3) == pytest.approx(1.2)
-    assert 0.5 < pace.after_first(480 * 320 * 3, 1.0) < 0.8
+    assert pace.replan_s(480 * 320 * 3) == pytest.approx(USUAL_REPLAN_S)
+    assert pace.replan_s(4 * 480 * 320 * 3) == pytest.approx(4 * USUAL_REPLAN_S)
+    assert USUAL_REPLAN_S < pace.after_first(480 * 320 * 3, 1.0) < 0.8
     for _ in range(8):
         pace.learn(1_000_000, 2.0)
     assert pace.replan_s(500_000) == pytest.approx(1.0, rel=0.01)
