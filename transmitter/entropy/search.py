@@ -161,9 +161,11 @@ class Search:
     def _next(self, bracket: _Bracket, trial: Trial) -> int:
         """Where to look after a trial."""
         fineness, over, fits = trial.setting.fineness, bracket.over, bracket.fits
+        if over is not None and fits is not None and not self._beyond_exact(over):
+            return self._between(over, fits)
         guess = self._guess(trial.wire_bytes / max(self._guessed_bytes(fineness), 1))
         if over is not None and fits is not None:
-            return guess if self._beyond_exact(over) else self._between(over, fits)
+            return guess
         stride, bracket.stride = bracket.stride, 2 * bracket.stride
         # Exact patches take what they take: guesses alone might never leave them.
         return max(guess, fineness + stride) if over else min(guess, fineness - stride)
@@ -179,7 +181,8 @@ class Search:
             fineness = self._guess_anew()
         if self.trials.costs.expected_bits(Setting(fineness))[1] < 8 * _LITTLE * self.goal.budget_bytes:
             self.trials.costs.sample(fineness)
-        return self._guess_anew()
+            fineness = self._guess_anew()
+        return fineness
 
     def _guess_anew(self) -> int:
         self.guesses.clear()
