@@ -151,6 +151,15 @@ def test_what_was_learnt_counts_and_fades() -> None:
     assert late.loss_rate == pytest.approx(0.05, rel=0.05)
 
 
+def test_a_round_trip_that_leaves_no_time_is_not_believed() -> None:
+    memory = LinkMemory()
+    memory.learn(LinkEvidence(8e3, 0.05, 0.65, 2, 0, 0, 1.06), 10.0)  # a packet took a second on a link that stood
+    trips = [memory.estimate(4e5, 0.002, 12.0, within_s).round_trip_s for within_s in (0.5, 4.0, None)]
+    assert trips == [0.004, 1.06, 1.06]
+    memory.learn(LinkEvidence(8e3, 0.05, 0.65, 2, 0, 0, 0.003), 13.0)
+    assert memory.estimate(4e5, 0.002, 14.0, 0.001).round_trip_s == 0.003  # a claim is no reason to believe in more
+
+
 def test_many_good_transmissions_make_it_sure_and_one_bad_one_does_not_unmake_it() -> None:
     memory = LinkMemory()
     for number in range(20):

@@ -112,6 +112,32 @@ def test_a_transmission_on_a_clean_link_uses_its_budget_in_time() -> None:
     assert 0.98 * 23_040 < trial.arrived_bytes == trial.outcome.sent_bytes <= 23_040
 
 
+def _drone(deadline_s: float) -> LinkSettings:
+    return next(s for s in TRACE_SCENARIOS if (s.trace, s.deadline_s) == ("drone", deadline_s)).settings
+
+
+def test_a_link_that_nearly_stood_once_is_tried_again() -> None:
+    """One packet took a second there; every later deadline would be over before it were heard of."""
+    session = Session(SyntheticPhoto(), _drone(0.5))
+    trials = [session.transmit(Wish(UNLIMITED_BYTES, 0.5), start_s, 1) for start_s in (118.1, 120.6, 123.1)]
+    assert [trial.pictured for trial in trials] == [False, True, True]
+
+
+def test_after_an_outage_the_header_still_goes() -> None:
+    """It is large, the rate of late was tiny: it might be late, but without it all is lost."""
+    trial = Session(SyntheticPhoto(), _drone(4.0)).transmit(Wish(UNLIMITED_BYTES, 4.0), 88.60157192270759, 1)
+    assert trial.pictured
+    assert trial.met
+
+
+@pytest.mark.parametrize("rate_bps", [6e4, 1e5, 2e5])
+def test_before_a_deadline_the_link_works_nearly_to_the_end(rate_bps: float) -> None:
+    """Its rate is only claimed and may fall, but while nothing else waits, no packet is too doubtful to go."""
+    trial = Session(SyntheticPhoto(), LinkSettings(rate_bps, 0.02)).transmit(Wish(UNLIMITED_BYTES, 2.0), 0.0, 1)
+    assert trial.met
+    assert trial.outcome.last_arrival_s > 0.94 * 2.0
+
+
 @pytest.mark.parametrize("rate_bps", [8e4, 4e5])
 @pytest.mark.parametrize("slow", [0.7, 1.0, 1.6])
 def test_before_a_deadline_the_link_does_not_idle_while_a_new_plan_is_made(rate_bps: float, slow: float) -> None:

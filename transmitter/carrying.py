@@ -83,16 +83,20 @@ class Carrier:
             raise from_rpc(error, "channel") from error
         return response
 
-    def believed(self, link: channel_pb2.LinkSettings) -> LinkEstimate:
+    def believed(self, link: channel_pb2.LinkSettings, within_s: float | None = None) -> LinkEstimate:
         """What is believed of the link, by what it claims and what earlier transmissions saw.
 
         Of one that claims another rate or delay than before, no other rate and delay are known.
+
+        Args:
+            link: what it claims.
+            within_s: seconds that the transmission has; None: no deadline.
         """
         claim = (link.rate_bps, link.propagation_s)
         if claim != self._claim:
             self._claim = claim
             self._memory.forget_rate()
-        return self._memory.estimate(link.rate_bps, link.propagation_s, now_s())
+        return self._memory.estimate(link.rate_bps, link.propagation_s, now_s(), within_s)
 
     def opened(self, transmission_id: int, changed: Callable[[], None] = lambda: None) -> RelayStream:
         """A fresh stream to the receiver; see `RelayStream`."""

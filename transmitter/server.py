@@ -109,7 +109,7 @@ class TransmitterServicer(transmitter_pb2_grpc.TransmitterServiceServicer):
         if job.packet_bytes > link.settings.queue_bytes:
             reason = f"{job.packet_bytes} is more than the channel's queue of {link.settings.queue_bytes} bytes holds"
             raise InvalidInputError("options.packet_bytes", reason)
-        clock, believed = StageClock(time.monotonic), self._carrier.believed(link.settings)
+        clock, believed = StageClock(time.monotonic), self._carrier.believed(link.settings, job.deadline_s)
         allowance = partial(first_plan, job, believed, self._carrier.pace)
         stages = self._pipeline.run(job, link.settings.rate_bps, clock, allowance)
 

@@ -170,7 +170,7 @@ class Session:
         Where not even a stream header fits the first plan, nothing is sent.
         """
         link = replace(self._link, seed=seed)
-        estimate = self._memory.estimate(link.rate_bps, link.propagation_s, start_s)
+        estimate = self._memory.estimate(link.rate_bps, link.propagation_s, start_s, wish.deadline_s)
         deadline_s = None if wish.deadline_s is None else start_s + wish.deadline_s
         replan_s = self._pace.replan_s(self._photo.raw_bytes)
         settings = SenderSettings(wish.budget_bytes, deadline_s, wish.closed_loop, wish.packet_bytes, replan_s)

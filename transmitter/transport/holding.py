@@ -66,7 +66,7 @@ class Holding:
         size, link = len(entry.data), self._link.estimate
         # Of further scans and finer plans the last bytes are missed least: those end some time before the deadline.
         margin_s = self._later_margin_s if entry.revision else 0.0
-        crowded = self.too_many(size, now, room_bytes, margin_s)
+        crowded = self.too_many(size, now, room_bytes, margin_s, sure=not self._must_go(entry))
         if crowded is not None or not self._settings.closed_loop:
             return crowded
         if self._under_way > policy.window_bytes(link, self._settings.packet_bytes) and not self.blind:
@@ -76,7 +76,9 @@ class Holding:
         pauses = promised_bytes > 0 and (not entry.kept or self.left - size < promised_bytes)
         return Hold.PAUSE if pauses else None
 
-    def too_many(self, size: int, now: float, room_bytes: int, margin_s: float = 0.0) -> Hold | None:
+    def too_many(
+        self, size: int, now: float, room_bytes: int, margin_s: float = 0.0, *, sure: bool = True
+    ) -> Hold | None:
         """Whether so many bytes are more than the channel takes, or more than it should have to keep."""
         if size > room_bytes:
             return Hold.ROOM
@@ -85,12 +87,20 @@ class Holding:
         waiting = self._link.waiting_bytes(now)
         if waiting > self._queue_bytes and not self.blind:
             return Hold.QUEUE
-        return None if self.in_time(waiting + size, now + margin_s) else Hold.TIME
+        return None if self.in_time(waiting + size, now + margin_s, sure=sure) else Hold.TIME
 
-    def in_time(self, waiting_bytes: float, now: float) -> bool:
-        """Whether what waits will have arrived by the deadline."""
+    def in_time(self, waiting_bytes: float, now: float, *, sure: bool = True) -> bool:
+        """Whether what waits will have arrived by the deadline; sure: even if the rate falls."""
         link = self._link
-        return policy.in_time(self._settings, link.estimate, link.recent_bps(now), waiting_bytes, now)
+        return policy.in_time(self._settings, link.estimate, link.recent_bps(now), waiting_bytes, now, sure=sure)
+
+    def _must_go(self, entry: Entry) -> bool:
+        """Whether a packet goes even if it may be late: an idle link brings nothing, and nor does one without header.
+
+        What waits behind others is committed before the rate is known at which it goes; what goes alone is not.
+        """
+        alone = self._link.queue.tells and not self._link.queue.known_bytes
+        return alone or (entry.kind is PacketKind.HEADER and not entry.revision)
 
     def _reserve(self, entry: Entry, now: float) -> float:
         """Bytes that must be left after a packet, for what may turn out to be lost."""

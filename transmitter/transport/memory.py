@@ -23,6 +23,7 @@ _CLAIM_SPREAD_S: Final = 0.1  # likewise; after half a second at one rate it is 
 _MOST_STRAYED2: Final = 0.25
 _MOST_S: Final = 2.0  # busy seconds that are remembered at most
 _MOST_PACKETS: Final = 2_000.0
+_LEAST_BYTES: Final = 800  # a header and a packet or two
 
 
 class LinkMemory:
@@ -34,13 +35,17 @@ class LinkMemory:
         self._packets = self._lost = self._bursts = 0.0
         self._round_trip_s = math.inf
 
-    def estimate(self, claim_rate_bps: float, claim_propagation_s: float, now: float) -> LinkEstimate:
+    def estimate(
+        self, claim_rate_bps: float, claim_propagation_s: float, now: float, within_s: float | None = None
+    ) -> LinkEstimate:
         """What the next transmission may believe.
 
         Args:
             claim_rate_bps: bits per second that the link says it carries.
             claim_propagation_s: one-way delay that it says it has.
             now: on the clock of `learn`.
+            within_s: seconds that the next transmission has; None: no deadline. A round trip that would leave no time
+                for anything is not believed, for nothing would ever be sent that could show a shorter one.
         """
         kept = _kept(now - self._rate_at_s, RATE_HALF_LIFE_S)
         seconds = self._rate_s * kept + _CLAIM_S
@@ -49,12 +54,11 @@ class LinkMemory:
         strayed_log_s = (self._rate_log_s - math.log(claim_bps) * self._rate_s) * kept
         claimed2_s = _CLAIM_SPREAD**2 * _CLAIM_SPREAD_S
         spread2 = (self._spread2_s * kept + claimed2_s) / (self._rate_s * kept + _CLAIM_SPREAD_S)
-        return LinkEstimate(
-            claim_bps * math.exp(strayed_log_s / seconds),
-            math.sqrt(spread2),
-            *self._losses(now),
-            self._round_trip(claim_propagation_s, now),
-        )
+        rate_bps = claim_bps * math.exp(strayed_log_s / seconds)
+        round_trip_s = self._round_trip(claim_propagation_s, now)
+        if within_s is not None and rate_bps / 8 * (within_s - round_trip_s / 2) < _LEAST_BYTES:
+            round_trip_s = min(round_trip_s, 2 * claim_propagation_s)
+        return LinkEstimate(rate_bps, math.sqrt(spread2), *self._losses(now), round_trip_s)
 
     def forget_rate(self) -> None:
         """The link says that it has become another one: its rate and delay are learnt anew."""

@@ -63,7 +63,7 @@ _WINDOW_SPARE_S: Final = FEEDBACK_S + 0.05
 _WINDOW_PACKETS: Final = 4
 _CAUTION: Final = 0.3  # a plan is made for so many standard deviations below the mean rate
 _LEAST_SPREAD: Final = 0.2  # a rate that was steady so far may still drop
-_DOUBT: Final = 5.0  # by so many standard deviations the rate may be lower while a packet is under way
+_DOUBT: Final = 8.0  # by so many standard deviations the rate may be lower while packets wait for each other
 _MARGIN_S: Final = 0.01  # of the last packet before the deadline
 
 
@@ -135,7 +135,7 @@ def _first_share(settings: SenderSettings, link: LinkEstimate, now: float) -> fl
     coarse = (settings.replan_s + link.round_trip_s + QUEUE_S) / time_s
     if link.rate_spread <= _STEADY:
         packet_s = 8 * first_packet_bytes(settings, link, now) / link.rate_bps
-        last_s = _MARGIN_S + QUEUE_S / 5 + packet_s * _doubt(link)
+        last_s = _MARGIN_S + QUEUE_S / 5 + packet_s
         share = max(1 - _CAUTION * link.rate_spread - last_s / time_s, _ALONE)
     elif coarse < _NO_TIME:
         share = max(coarse, _COARSE)
@@ -232,11 +232,28 @@ def queue_bytes(link: LinkEstimate) -> float:
     return link.rate_bps / 8 * QUEUE_S
 
 
-def in_time(settings: SenderSettings, link: LinkEstimate, recent_bps: float, waiting_bytes: float, now: float) -> bool:
-    """Whether what waits will have arrived by the deadline, even at a rate that is clearly lower than of late."""
+def in_time(
+    settings: SenderSettings,
+    link: LinkEstimate,
+    recent_bps: float,
+    waiting_bytes: float,
+    now: float,
+    *,
+    sure: bool = True,
+) -> bool:
+    """Whether what waits will have arrived by the deadline.
+
+    Args:
+        settings: of the transmission.
+        link: what is believed of the link.
+        recent_bps: its rate of late.
+        waiting_bytes: in the channel's queue.
+        now: the time.
+        sure: even at a rate that is clearly lower than of late.
+    """
     if settings.deadline_s is None:
         return True
-    slow_bps = recent_bps / (1 + _doubt(link))
+    slow_bps = recent_bps / (1 + _doubt(link) * sure)
     return now + 8 * waiting_bytes / slow_bps + one_way_s(link) + _MARGIN_S <= settings.deadline_s
 
 

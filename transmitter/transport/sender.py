@@ -216,7 +216,8 @@ class Sender:
     def _too_late(self, now: float) -> bool:
         """Whether nothing that goes now can arrive in time."""
         idle = self._outgoing.held is Hold.TIME and not self._link.queue.known_bytes
-        return not self._holding.in_time(self._ledger.planned.smallest_open_bytes() if idle else 0, now)
+        size = self._ledger.planned.smallest_open_bytes() if idle else 0
+        return not self._holding.in_time(size, now, sure=not self._link.queue.tells)
 
     def _wake_at(self, now: float) -> float:
         """When something changes by itself."""
