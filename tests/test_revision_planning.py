@@ -271,8 +271,9 @@ def test_ladder_any_loss_any_budget(data):
     assert (revision.levels > before)[again].all()
     if strategy == "rate-distortion":
         assert _ladder_error(prepared, plan, after, kind) <= _ladder_error(prepared, plan, before, kind)
+        # Less than one more patch of 12 bytes, a packet for it, and by what the map grows.
         unused = budget_bytes - revision.wire_bytes
-        assert unused < max(0.03 * budget_bytes, 25) or (after == RAW).all()
+        assert unused < max(0.03 * budget_bytes, 12 + PACKET_HEADER_BYTES + 4) or (after == RAW).all()
 
 
 def test_ladder_with_more_bytes_errs_less():

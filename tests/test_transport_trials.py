@@ -254,14 +254,16 @@ def test_checks_of_losses_compare_with_their_bars(row: Row) -> None:
     cases = {case.name: case for case in LOSS_CASES}
     rows = [
         replace(row, kind="loss", case=name, closed_loop=closed, number=number, masked_db=40 - db, pictured=pictured)
-        for name, db in (("10%", 1.9), ("20%", 4.1))
+        for name, db in (("none", 0.4), ("10%", 1.9), ("20%", 4.1))
         for closed, number, pictured in ((True, 0, True), (True, 1, True), (False, 0, False))
     ]
-    found = {check.name: check for check in report.loss_checks(rows)}
+    found = {check.name: check for check in report.loss_checks(rows, "photos")}
     assert set(cases) >= {"10%", "20%"}
-    assert found["loss 10%, later: PSNR lost, mean of 1"].ok
-    assert not found["loss 20%, later: PSNR lost, mean of 1"].ok
+    assert found["photos, loss 10%, later: PSNR lost, mean of 1"].ok
+    assert not found["photos, loss 20%, later: PSNR lost, mean of 1"].ok
+    assert found["photos, loss 20%, later: PSNR below that without losses"].value == pytest.approx(3.7)
+    assert found["photos, loss 20%, later: PSNR below that without losses"].ok
     assert report.picture_check(rows).ok
-    assert "2 of 2" in report.picture_check(rows).bar
+    assert "3 of 3" in report.picture_check(rows).bar
     assert not report.budget_check([replace(row, sent_bytes=row.budget_bytes + 1)]).ok
     assert not report.end_check([replace(row, hung=True)]).ok

@@ -11,7 +11,7 @@ picture, and nothing is on the link after it. What is rare is counted in many mo
 import argparse
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 # As the services do.
@@ -55,7 +55,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, help="dataset of the photos; default: scikit-image's, at most three")
     parser.add_argument("--sessions", type=int, default=1, help="of four transmissions, per trace, deadline, photo")
     parser.add_argument("--loss-sessions", type=int, default=1, help="of three transmissions, per case and photo")
-    parser.add_argument("--synthetic", type=int, default=10, help="sessions of the synthetic photo, likewise")
+    parser.add_argument("--synthetic", type=int, default=60, help="sessions of the synthetic photo, likewise")
     parser.add_argument(
         "--packet-bytes", type=int, default=DEFAULT_PACKET_BYTES, help="largest packet on links with losses"
     )
@@ -91,6 +91,18 @@ def _measured(tasks: list[Task], source: PhotoSource, jobs: int) -> list[Row]:
         return [row for rows in found for row in rows]
 
 
+def _checks(kind: str, photos: list[Row], synthetic: list[Row]) -> Iterator[Check]:
+    """What is rare is counted in all transmissions; quality under deadlines in those of photos, whose it is."""
+    if kind == "loss":
+        if photos or synthetic:
+            yield report.picture_check([*photos, *synthetic])
+        for found, of_what in ((photos, "photos"), (synthetic, "synthetic photo")):
+            yield from report.loss_checks(found, of_what)
+    elif photos:
+        yield from report.met_checks([*photos, *synthetic])
+        yield from report.quality_checks(photos)
+
+
 def _tabled(rows: list[Row]) -> list[Check]:
     """Prints the tables, and gives the checks."""
     checks = [*report.rate_checks(report.of_kind(rows, "rate", synthetic=False))]
@@ -99,12 +111,8 @@ def _tabled(rows: list[Row]) -> list[Check]:
         for synthetic, of_what in ((False, "photos"), (True, "a synthetic photo")):
             if found := report.of_kind(rows, kind, synthetic=synthetic):
                 console.print(table(found, of_what))
-    for kind, rare, common in (
-        ("deadline", report.met_checks, report.quality_checks),
-        ("loss", lambda found: [report.picture_check(found)], report.loss_checks),
-    ):
-        if photos := report.of_kind(rows, kind, synthetic=False):
-            checks += [*rare([*photos, *report.of_kind(rows, kind, synthetic=True)]), *common(photos)]
+    for kind in ("deadline", "loss"):
+        checks += _checks(kind, *(report.of_kind(rows, kind, synthetic=each) for each in (False, True)))
     return checks
 
 

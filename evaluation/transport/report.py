@@ -207,16 +207,38 @@ def _loss_cells(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def loss_checks(rows: Sequence[Row]) -> Iterator[Check]:
-    """What losses cost, for each case, both budgets together, cold and warm apart."""
+def loss_checks(rows: Sequence[Row], of_what: str) -> Iterator[Check]:
+    """What losses cost, for each case, both budgets together, cold and warm apart.
+
+    Against an oracle, one plan of all bytes that all arrives, and against the same transmissions without losses,
+    which keep bytes for what might have been.
+    """
     for case in LOSS_CASES:
         these = [row for row in rows if row.case == case.name]
         for name, pick in (("first of its process", _cold), ("later", _warm)) if these else ():
-            side, without = _picked(these, pick), _picked(these, _open)
-            lost, limit_db = lost_db(side), LOSS_BARS_DB.get(case.rate)
-            bar = "" if limit_db is None else f"<= {limit_db:g} (without feedback {lost_db(without):.2f})"
-            title = f"loss {case.name}, {name}: PSNR lost, mean of {len(side)}"
+            side, limit_db = _picked(these, pick), LOSS_BARS_DB.get(case.rate)
+            bar = "" if limit_db is None else f"<= {limit_db:g} (without feedback {lost_db(_picked(these, _open)):.2f})"
+            title = f"{of_what}, loss {case.name}, {name}: PSNR lost, mean of {len(side)}"
+            lost = lost_db(side)
             yield Check(title, lost, "dB", bar, limit_db is None or lost <= limit_db)
+            clean = [row for row in _picked(rows, pick) if row.case == LOSS_CASES[0].name]
+            if limit_db is not None and clean:
+                missed = missed_db(side, clean)
+                title = f"{of_what}, loss {case.name}, {name}: PSNR below that without losses"
+                yield Check(title, missed, "dB", f"<= {limit_db:g}", missed <= limit_db)
+
+
+def missed_db(rows: Iterable[Row], clean: Iterable[Row]) -> float:
+    """Mean over the transmissions of what the region lost against the same photo and budget without losses.
+
+    Args:
+        rows: with losses.
+        clean: without; every photo and budget at least once.
+    """
+    found: dict[tuple[str, int], list[float]] = {}
+    for row in clean:
+        found.setdefault((row.photo, row.budget_bytes), []).append(row.masked_db)
+    return fmean(fmean(found[row.photo, row.budget_bytes]) - row.masked_db for row in rows)
 
 
 def picture_check(rows: Sequence[Row]) -> Check:
