@@ -100,9 +100,12 @@ class Service:
     def _judge(self, error: grpc.RpcError, method: Method) -> None:
         assert isinstance(error, grpc.Call)
         code, details = error.code(), error.details() or ""
-        if code is grpc.StatusCode.DEADLINE_EXCEEDED and (details != _TOO_LATE or method.may_be_late):
+        late = code is grpc.StatusCode.DEADLINE_EXCEEDED
+        if late and method.may_be_late:
             return
-        if code in _OURS or code in method.failures or "deserializ" in details or "No request" in details:
+        said = late and details != _TOO_LATE
+        refused = said or code in _OURS or code in method.failures
+        if refused or "deserializ" in details or "No request" in details:
             raise RefusedError(code.name) from error
         raise AssertionError(f"{code.name}: {details}")
 
