@@ -218,14 +218,13 @@ def loss_checks(rows: Sequence[Row], of_what: str) -> Iterator[Check]:
         for name, pick in (("first of its process", _cold), ("later", _warm)) if these else ():
             side, limit_db = _picked(these, pick), LOSS_BARS_DB.get(case.rate)
             bar = "" if limit_db is None else f"<= {limit_db:g} (without feedback {lost_db(_picked(these, _open)):.2f})"
-            title = f"{of_what}, loss {case.name}, {name}: PSNR lost, mean of {len(side)}"
-            lost = lost_db(side)
-            yield Check(title, lost, "dB", bar, limit_db is None or lost <= limit_db)
+            title, lost = f"{of_what}, loss {case.name}, {name}: PSNR", lost_db(side)
+            ok = limit_db is None or lost <= limit_db
+            yield Check(f"{title} lost, mean of {len(side)}", lost, "dB", bar, ok)
             clean = [row for row in _picked(rows, pick) if row.case == LOSS_CASES[0].name]
             if limit_db is not None and clean:
                 missed = missed_db(side, clean)
-                title = f"{of_what}, loss {case.name}, {name}: PSNR below that without losses"
-                yield Check(title, missed, "dB", f"<= {limit_db:g}", missed <= limit_db)
+                yield Check(f"{title} below that without losses", missed, "dB", f"<= {limit_db:g}", missed <= limit_db)
 
 
 def missed_db(rows: Iterable[Row], clean: Iterable[Row]) -> float:

@@ -99,8 +99,7 @@ class Holding:
 
         What waits behind others is committed before the rate is known at which it goes; what goes alone is not.
         """
-        alone = self._link.queue.tells and not self._link.queue.known_bytes
-        return alone or (entry.kind is PacketKind.HEADER and not entry.revision)
+        return self._link.queue.is_idle or (entry.kind is PacketKind.HEADER and not entry.revision)
 
     def _reserve(self, entry: Entry, now: float) -> float:
         """Bytes that must be left after a packet, for what may turn out to be lost."""

@@ -76,6 +76,11 @@ class LocalQueue:
         return self._departed_bytes > 0 or not self._handed_bytes
 
     @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits before the next packet, as far as credit shows that at all."""
+        return self.tells and not self.known_bytes
+
+    @property
     def known_bytes(self) -> int:
         """Waiting or on the link, by what is known to have departed."""
         return self._handed_bytes - self._departed_bytes

@@ -217,7 +217,7 @@ class Sender:
         """Whether nothing that goes now can arrive in time."""
         idle = self._outgoing.held is Hold.TIME and not self._link.queue.known_bytes
         size = self._ledger.planned.smallest_open_bytes() if idle else 0
-        return not self._holding.in_time(size, now, sure=not self._link.queue.tells)
+        return not self._holding.in_time(size, now, sure=not self._link.queue.is_idle)
 
     def _wake_at(self, now: float) -> float:
         """When something changes by itself."""
